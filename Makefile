@@ -4,6 +4,8 @@ SERVE ?= 1
 PORT ?= 8501
 N ?= 1000
 NOTEBOOKS ?= 0
+MINUTES ?= 60
+N_PEOPLE ?= 10
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.up-to-date
@@ -13,7 +15,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 # Many processes import the package: what the first has compiled is kept for the others.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test exhaustive coverage check docs format models claims benchmarks screenshots bench-browser fuzz clean
+.PHONY: demo test exhaustive coverage check docs format models claims benchmarks screenshots bench-browser bench-people fuzz clean
 
 demo: $(STAMP)  ## run the whole pipeline on the shipped language model, then open the app (SERVE=0: do not)
 	$(BIN)/saelab demo --out runs/demo
@@ -60,6 +62,9 @@ screenshots: $(STAMP)  ## every page of the browser in light and dark, to build/
 
 bench-browser: $(STAMP)  ## how fast the browser is at 65,536 latents; makes two such runs first
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.browser --json build/browser.json
+
+bench-people: $(STAMP)  ## does one server stand N_PEOPLE readers for MINUTES: memory, times of pages
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.people --people $(N_PEOPLE) --minutes $(MINUTES) --json build/people.json
 
 fuzz: $(STAMP)  ## damage files of runs and of a store in N ways, and look how each is read
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m fuzz --n $(N)

@@ -131,13 +131,16 @@ def run(program, *arguments, cwd):
 
 
 def browse(installed, directory):
-    """`saelab browse` answers, until it is stopped."""
+    """`saelab browse` answers, until it is stopped, and says one line: where."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(installed / "saelab"), "browse", "runs", "--port", str(port)]
-    null = subprocess.DEVNULL
-    with subprocess.Popen(command, cwd=directory, env=alone(), stdout=null, stderr=null) as server:
+    command = [str(installed / "saelab"), "browse", "runs", "--port", str(port), "--no-open"]
+    said = directory / "said.txt"
+    with (
+        said.open("w") as log,
+        subprocess.Popen(command, cwd=directory, env=alone(), stdout=log, stderr=log) as server,
+    ):
         try:
             for _ in range(600):
                 assert server.poll() is None, "the server ended"
@@ -145,6 +148,7 @@ def browse(installed, directory):
                     address = f"http://127.0.0.1:{port}/_stcore/health"
                     with urllib.request.urlopen(address, timeout=5) as answer:
                         assert answer.status == 200
+                        assert said.read_text() == f"Open http://127.0.0.1:{port}\n"
                         return
                 except OSError:
                     time.sleep(0.1)

@@ -32,6 +32,15 @@ LESS_IS_BETTER = (
 """Beginnings of the names of figures of which less is better."""
 ABOUT = {"made", "sha256", "options", "seconds", "provenance", "skipped", "files"}
 """What is no result, but says how it was made."""
+KNOWN = {
+    L0: "L0",
+    "reconstruction.fvu": "FVU",
+    "downstream.ce_recovered": "CE recovered",
+    "downstream.kl": "KL",
+    "recovery.f1": "F1 of known features",
+    "reconstruction.dead": "silent on held-out text",
+}
+"""The names that everybody uses."""
 DEEPEST = 4
 MOST_FIGURES = 400
 MOST_ENTRIES = 2000
@@ -128,6 +137,12 @@ class Tradeoff:
         return l0.value, sign * figure.value
 
     figure = drawing.figure
+
+
+def in_words(name: str) -> str:
+    """A figure's name on a heading or an axis."""
+    file, _, rest = name.partition(".")
+    return KNOWN.get(name, f"{file}: {rest}".replace("_", " ") if rest else file)
 
 
 def less_is_better(name: str) -> bool:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
+from saelab.analysis.scoreboard import in_words
 from saelab.figures.style import NEUTRAL, Palette, dressed
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def tradeoff_figure(found: "Tradeoff", palette: Palette = NEUTRAL) -> go.Figure:
         )
     figure.update_xaxes(title="L0: latents active per token", type="log")
     better = "less" if found.less else "more"
-    figure.update_yaxes(title=f"{escape(found.name)} ({better} is better)")
+    figure.update_yaxes(title=f"{escape(in_words(found.name))} ({better} is better)")
     figure.update_layout(legend={"orientation": "h", "y": 1.12, "x": 0})
     return dressed(figure, palette, height=380, top=36)
 

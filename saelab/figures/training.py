@@ -20,7 +20,7 @@ TITLES = {
     "loss": "loss",
     "fvu": "FVU",
     "l0": "L0, active latents per token",
-    "dead": "dead latents",
+    "dead": "latents silent of late",
     "lr": "learning rate",
     "tokens_per_second": "tokens per second",
 }

@@ -87,7 +87,7 @@ def chat_prompt(lm: "LanguageModel", text: str) -> str:
     """
     if not text.strip():
         raise UsageError("The prompt is empty; write some text.")
-    made = lm.tokenizer.chat(_messages(text))
+    made = lm.tokenizer.chat(messages_of(text))
     bos = lm.info.bos_token_id
     return made if bos is None else made.removeprefix(lm.tokenizer.token(bos))
 
@@ -129,7 +129,7 @@ def token_id(lm: "LanguageModel", text: str) -> int:
     )
 
 
-def _messages(text: str) -> Sequence[Mapping[str, str]]:
+def messages_of(text: str) -> Sequence[Mapping[str, str]]:
     """The messages that a text is, or the one of the user that it is the content of."""
     if not text.lstrip().startswith("[{"):
         return [{"role": "user", "content": text}]

@@ -19,11 +19,12 @@ Open = Callable[..., AppTest]
 
 
 def drawn(app: AppTest) -> str:
-    """All the HTML that the app has put on the page, except for the help's words and keys."""
+    """All the HTML that the app has put on the page, but for the help and what is only saved."""
     assert not app.exception
     canvases = app.get("bidi_component")
     page = "".join(json.loads(canvas.proto.json)["html"] for canvas in canvases)
-    return re.sub("<dialog.*?</dialog>", "", page, flags=re.DOTALL)
+    page = re.sub("<dialog.*?</dialog>", "", page, flags=re.DOTALL)
+    return re.sub("<span hidden>.*?</span>|</?data( value[^>]*)?>", "", page)
 
 
 def curves(app: AppTest) -> list[str]:

@@ -25,7 +25,7 @@ def values(name: str, param: str) -> list[str]:
     (field,) = (one for one in fields(PAGES[name].address) if one.name == param)
     known = ["live", "zoom", "measured", "firing", "massive", "matched", "neither", "other"]
     known += ["strata", "silent", "8", "full", "rank", "max", "rarity", "second"]
-    known += ["0.25", "carried", "error", "less", "2-5", "explain", "no"]
+    known += ["0.25", "carried", "error", "less", "2-5", "explain", "no", "token"]
     known += ["0,0.5,-0.25,1", "7", "a b/c&d é +"]
     return [text for text in known if text != field.default and field.metadata["fits"](text)]
 
@@ -141,7 +141,7 @@ def calls() -> list[tuple[str, str, set[str]]]:
 def test_links_lead_to_pages_and_name_parameters_that_these_have():
     found = calls()
     views = {"latent", "latents", "steering", "attention", "compare", "circuit", "runs", "health"}
-    views |= {"welcome", "try", "training", "beside"}
+    views |= {"welcome", "try", "training", "beside", "lists"}
     assert views >= {view for _, view, _ in found}
     assert len(found) > 15
     for file, view, passed in found:

@@ -84,7 +84,7 @@ def test_figures_of_the_wrong_kind_are_not_shown(runs: Path, tmp_path: Path):
     (path / "downstream.json").write_text('{"ce_recovered": [1]}')
     (path / "recovery.json").write_text('{"features": [{"f1": "high"}, 3, {}, {"f1": 0.9}]}')
     card = read_catalogue(tmp_path).runs["run"]
-    assert [card.l0, card.fvu, card.ce_recovered, card.dead] == [None] * 4
+    assert [card.l0, card.fvu, card.ce_recovered, card.silent] == [None] * 4
     assert (card.n_known, card.found) == (1, 1)
 
 
@@ -145,7 +145,7 @@ def test_the_buttons_change_the_latent_and_the_address(open_app: Open, button: s
 def test_a_random_latent_is_one_that_fires(open_app: Open):
     app = open_app(run="signed", latent="31")
     app.button(key="random").click().run()
-    assert "This latent never fires" not in drawn(app)
+    assert "This latent is dead" not in drawn(app)
 
 
 def test_a_typed_number_is_gone_to(open_app: Open):
@@ -174,7 +174,7 @@ def test_an_unknown_run_is_answered_with_the_runs_there_are(open_app: Open):
 
 def test_a_dead_latent_says_so_and_shows_no_examples(open_app: Open):
     page = drawn(open_app(run="signed", latent="31"))
-    assert "This latent never fires" in page
+    assert "This latent is dead" in page
     assert "Top examples" not in page
 
 
@@ -224,7 +224,7 @@ def test_the_training_view_shows_the_configuration(open_app: Open):
 
 def test_the_table_hides_latents_that_never_fire_and_says_so(open_app: Open):
     page = drawn(open_app(run="signed", view="latents"))
-    assert "31 of 32 latents · hidden: 1 that never fire" in page
+    assert "31 of 32 latents · hidden: 1 dead" in page
 
 
 def test_the_search_finds_latents_by_known_feature(open_app: Open):

@@ -148,10 +148,18 @@ def test_the_page_is_opened_once_the_server_takes_connections():
 
 
 def test_four_latents_of_any_run_stand_side_by_side_and_others_are_told(open_app: Open):
-    page = drawn(open_app(run="signed", view="beside", latents="5, plain:7,99, gone:3, 8"))
-    assert page.count('class="card message"') == 2
+    there = "5, plain:7,99, gone:3, 8,9, 10"
+    page = drawn(open_app(run="signed", view="beside", latents=there))
+    assert page.count("take away") == 4
     assert "There is no latent 99; signed has 0 to 31." in page
     assert "There is no run gone." in page
-    assert "4 are shown, 1 are not." in page
+    assert "4 are shown, 1 are not: 10." in page
     assert 'href="?run=plain&amp;latent=7"' in page
-    assert 'href="?view=beside&amp;run=signed&amp;latents=plain%3A7%2C99%2Cgone%3A3%2C8"' in page
+    assert 'href="?view=beside&amp;run=signed&amp;latents=plain%3A7%2C8%2C9"' in page
+
+
+def test_the_latent_in_hand_stands_there_and_its_neighbours_are_offered(open_app: Open):
+    page = drawn(open_app(run="signed", view="beside", latent="5"))
+    assert page.count("take away") == 1
+    assert 'href="?run=signed&amp;latent=5"' in page
+    assert "latents=5%2C6&amp;latent=5" in page

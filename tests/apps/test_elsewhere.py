@@ -5,44 +5,99 @@ from pathlib import Path
 
 import pytest
 from feature_browser.data.catalogue import read_catalogue
-from feature_browser.data.elsewhere import NOWHERE
+from feature_browser.data.elsewhere import NOWHERE, Elsewhere, python
 from feature_browser.pages import pages
+from feature_browser.pages.steering.experiment import Experiment
 
+from saelab.analysis.notes import Notes
 from saelab.cli import VERBS
 from saelab.cli.parse import parse
 
-WITH_CODE = ("latent", "latents", "known", "health", "training")
+PROMPT = "the big cat sat on a red"
+HOSTILE = "cat $RUN \"'; rm {x}\\ \u05e9 $prompt"
+OF_FILES = {view: {"latent": "5"} for view in ("latent", "latents", "known", "health", "training")}
+OF_FILES |= {"lists": {"list": HOSTILE}, "compare": {"other": "plain"}, "steering": {}}
+"""Pages whose Python reads files alone, and their addresses."""
+STEERED = Experiment(prompt=PROMPT, latents=(3, 5), unit="absolute", strength=2.0, n_tokens=3)
+OF_A_MODEL = {
+    "try": {"prompt": PROMPT, "second": "a red dog"},
+    "steering": {"part": "live", "experiment": STEERED.text},
+    "circuit": {"part": "explain", "prompt": PROMPT, "target": "dog", "saes": "topk|heads"},
+    "circuit graph": {"graph": ""},
+}
 
 
-def test_these_pages_say_it():
-    given = {
-        view for view, page in pages().items() if page.elsewhere is not pages()["runs"].elsewhere
-    }
-    assert given >= set(WITH_CODE)
-
-
-@pytest.mark.parametrize("view", WITH_CODE)
-def test_the_python_of_a_page_runs(runs: Path, view: str):
-    card, page = read_catalogue(runs).runs["signed"], pages()[view]
-    found = page.elsewhere(card, page.address.of({"run": "signed", "latent": "5"}))
+def code(root: Path, run: str, view: str, monkeypatch, **address: str) -> Elsewhere:
+    monkeypatch.setattr("sys.argv", ["app.py", str(root)])
+    card, page = read_catalogue(root).runs[run], pages()[view.partition(" ")[0]]
+    if view == "circuit graph":
+        address["graph"] = next(card.path.glob("circuits/*.h5")).stem
+    found = page.elsewhere(card, page.address.of({"run": run, **address}))
     assert found != NOWHERE
-    exec(compile(found.python, view, "exec"), {})
+    return found
 
 
-@pytest.mark.parametrize("view", WITH_CODE)
-def test_the_command_of_a_page_is_understood(runs: Path, view: str):
-    from saelab.cli import names, show, steer
+def check_command(text: str) -> None:
+    from saelab.cli import circuit, names, publish, show, steer
     from saelab.cli.evaluate import EvaluateArguments
 
-    card, page = read_catalogue(runs).runs["signed"], pages()[view]
-    saelab, verb, *words = shlex.split(
-        page.elsewhere(card, page.address.of({"run": "signed", "latent": "5"})).command
-    )
-    assert (saelab, verb in VERBS) == ("saelab", True)
     forms = {
         "names": names.NamesArguments,
         "show": show.ShowArguments,
         "steer": steer.SteerArguments,
+        "circuit": circuit.CircuitArguments,
+        "publish": publish.PublishArguments,
         "evaluate": EvaluateArguments,
     }
+    saelab, verb, *words = shlex.split(text)
+    assert (saelab, verb in VERBS) == ("saelab", True)
     assert parse(forms[verb], verb, words)
+
+
+@pytest.mark.parametrize("view", OF_FILES)
+def test_what_a_page_reads_from_files_is_read_by_its_python(
+    runs: Path, tmp_path: Path, view: str, monkeypatch
+):
+    if view == "lists":
+        for path in (runs / "signed").iterdir():
+            (tmp_path / "signed").mkdir(exist_ok=True)
+            (tmp_path / "signed" / path.name).symlink_to(path)
+        Notes(tmp_path / "signed").write(5, "list", f"{HOSTILE}\n+")
+    found = code(tmp_path if view == "lists" else runs, "signed", view, monkeypatch,
+                 **OF_FILES[view])  # fmt: skip
+    exec(compile(found.python, view, "exec"), {})
+    check_command(found.command)
+
+
+@pytest.mark.parametrize("view", OF_A_MODEL)
+def test_what_a_page_runs_live_is_run_by_its_python(
+    circuit_runs: Path, view: str, monkeypatch, capsys
+):
+    monkeypatch.setattr("plotly.graph_objects.Figure.show", lambda _: None)
+    found = code(circuit_runs, "heads", view, monkeypatch, **OF_A_MODEL[view])
+    exec(compile(found.python, view, "exec"), {})
+    said = capsys.readouterr().out
+    assert {"try": "cat [", "steering": "steered:", "circuit": "dog"}.get(view, "latent") in said
+    check_command(found.command)
+
+
+def test_an_experiments_python_writes_what_the_page_shows(circuit_runs: Path, monkeypatch, capsys):
+    from feature_browser.data.catalogue import read_card
+    from feature_browser.live.model import live_run
+    from feature_browser.pages.steering.experiment import run_experiment
+
+    found = code(circuit_runs, "topk", "steering", monkeypatch, **OF_A_MODEL["steering"])
+    exec(compile(found.python, "steering", "exec"), {})
+    told = run_experiment(live_run(read_card(circuit_runs / "topk", circuit_runs)), STEERED)
+    lines = [f"plain: {told.plain[0].text}", f"steered: {told.steered[0].text}"]
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_a_readers_text_is_never_code(runs: Path):
+    card = read_catalogue(runs).runs["signed"]
+    scope: dict[str, object] = {}
+    exec(
+        python(card, "said, run, many = $text, $RUN, $texts", text=HOSTILE, texts=[HOSTILE]), scope
+    )
+    assert (scope["said"], scope["many"]) == (HOSTILE, [HOSTILE])
+    assert scope["run"] == card.path.as_posix()

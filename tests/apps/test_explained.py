@@ -85,7 +85,8 @@ def test_a_weak_name_never_looks_certain():
     match = {share: Match("name_female", share, 0.9, {}) for share in (0.05, 0.2, 0.8)}
     names = LatentNames(Labels(), Known([], [], dict(enumerate(match.values()))))
     assert [names.best(i) for i in range(3)] == [
-        Name(), Name("name female", "F1 0.20"), Name("name female", "F1 0.80", sure=True),
+        Name(), Name("name female", "F1 0.20", score=0.2),
+        Name("name female", "F1 0.80", sure=True, score=0.8),
     ]  # fmt: skip
     assert names.name(1) == "perhaps name female (F1 0.20)"
     assert "name" in named(names.best(2))

@@ -1,6 +1,8 @@
 import json
 import shutil
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote_plus
 
 import pytest
 from apps.driving import Open, address, drawn
@@ -271,3 +273,25 @@ def test_a_prompt_brought_along_is_the_forms_and_scores_stay_a_link_away(
     app = opened(open_app, live_runs, latent="3", prompt=PROMPT)
     assert app.text_area(key="steer-prompt").value == PROMPT
     assert 'href="?view=steering&amp;run=topk&amp;latent=3">Which latents steer?' in drawn(app)
+
+
+def test_a_chat_goes_on_message_by_message_and_can_be_taken_back(
+    open_app: Open, live_runs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    host = live_run(read_card(live_runs / "topk", live_runs))
+    template = "{{ bos_token }}{% for m in messages %}{{ m.content }} . {% endfor %}a"
+    monkeypatch.setattr(host.lm.tokenizer._tokenizer, "chat_template", template)  # pyright: ignore[reportAttributeAccessIssue]
+    given = Experiment(prompt="big cat", chat=True, latents=(3,), unit="absolute", n_tokens=2)
+    app = opened(open_app, live_runs, experiment=given.text)
+    assert drawn(app).count("</span> big cat</p>") == 2
+    app.text_input(key="steer-say").set_value(" red dog ")
+    app.button[-2].click().run()
+    now = experiment_of(address(app)["experiment"])
+    assert now == given.model_copy(update={"then": ("red dog",)})
+    page = drawn(app)
+    assert page.index("</span> big cat</p>") < page.index("</span> red dog</p>")
+    assert page.count("</span> red dog</p>") == 2
+    back = page.split('data-set="experiment=')[1].split('"')[0]
+    assert experiment_of(unquote_plus(unescape(back))) == given
+    with pytest.raises(UsageError, match="only a chat goes on"):
+        experiment_of(now.model_copy(update={"chat": False}).text)

@@ -132,9 +132,9 @@ def test_the_latent_page_says_nothing_of_scores_that_are_not_there(open_app: Ope
 
 def test_health_counts_dead_dense_and_duplicate_latents(open_app: Open):
     page = drawn(open_app(run="signed", view="health"))
-    assert "1 of 32 latents never fire" in page
+    assert "1 of 32 latents are dead" in page
     assert 'href="?run=signed&amp;latent=31">31</a>' in page
-    assert "never fire 1<" in page
+    assert "dead 1<" in page
     assert "duplicate 0" in page
 
 
@@ -142,7 +142,7 @@ def test_health_shows_each_logged_curve(open_app: Open):
     app = open_app(run="signed", view="health")
     assert "30 logged steps" in drawn(app)
     # The log has no loss, learning rate or speed.
-    assert curves(app) == ["FVU", "L0, active latents per token", "dead latents"]
+    assert curves(app) == ["FVU", "L0, active latents per token", "latents silent of late"]
 
 
 def test_health_without_features_reads_the_evaluation(open_app: Open, copy: Path):
@@ -150,7 +150,7 @@ def test_health_without_features_reads_the_evaluation(open_app: Open, copy: Path
     density = {"frequency": [0.5] + [0.01] * 29 + [0.0] * 2, "n_tokens": 500}
     (copy / "one" / "evaluation" / "density.json").write_text(json.dumps(density))
     page = drawn(open_app(copy, run="one", view="health"))
-    assert "2 of 32 latents never fire" in page
+    assert "2 of 32 latents are dead" in page
     assert "evaluation/density.json" in page
     assert "dense 1" in page
 
@@ -293,7 +293,7 @@ def test_cards_show_the_figures_known_features_and_what_is_missing(open_app: Ope
     assert f"saelab features {runs}/bare" in page
     assert f"saelab steer {runs}/plain --all" in page
     assert "99.10" in page
-    assert "3.12" in page
+    assert "1 of 32" in page
 
 
 def test_a_damaged_evaluation_is_told_on_the_card_and_the_run_stays(open_app: Open, copy: Path):

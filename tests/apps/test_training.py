@@ -29,5 +29,5 @@ def test_the_pointer_reads_all_curves_at_one_step(page: Page, server: str):
     # The last step is at the right.
     chart.hover(position={"x": box["width"] - 28, "y": box["height"] / 4})
     read = chart.locator(".hoverlayer")
-    for name in ("FVU", "L0", "dead latents"):
+    for name in ("FVU", "L0", "latents silent of late"):
         expect(read).to_contain_text(name)

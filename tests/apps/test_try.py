@@ -125,6 +125,17 @@ def test_each_order_is_marked_in_its_heading(open_app: Open, live_runs: Path, so
     assert page.count("aria-sort") == 1
 
 
+def test_each_token_is_listed_with_its_first_latents(open_app: Open, live_runs: Path):
+    page = drawn(open_app(live_runs, run="topk", view="try", prompt=PROMPT, by="token"))
+    rows = page.split("<tbody>")[1].split("<tr>")[1:]
+    assert len(rows) == 8
+    assert "a special token" in rows[0]
+    whole = drawn(open_app(live_runs, run="topk", view="try", prompt=PROMPT, pos="3"))
+    strongest = whole.split("<tbody>")[1].split("latent=")[2].split('"')[0]
+    assert f'latent={strongest}"' in rows[3].split("</td>")[3]
+    assert "cat" in rows[3]
+
+
 def test_two_prompts_stand_side_by_side(open_app: Open, live_runs: Path):
     page = drawn(
         open_app(live_runs, run="topk", view="try", prompt=PROMPT, second="a dog ran and sat")

@@ -135,7 +135,7 @@ def turns(page: Page, steps: int, n_latents: int) -> Times:
         page.keyboard.type(str(latent), delay=80)
         time.sleep(0.08)
         jumps.append(_timed(page, latent, lambda: page.keyboard.press("Enter")))
-        page.locator(".brand").click()
+        page.evaluate("document.activeElement?.blur()")
     return times
 
 

@@ -17,7 +17,7 @@ def drawn(lines: list[dict[str, Any]]) -> tuple[dict[str, Any], Any]:
 def test_every_logged_figure_is_a_curve_over_the_tokens_and_those_of_every_run_come_first():
     lines = [{"step": s, "tokens": 9 * s, "aux_k": s, "dead": 3, "fvu": 1 / s} for s in (1, 2)]
     curves, layout = drawn(lines)
-    assert list(curves) == ["FVU", "dead latents", "aux k"]
+    assert list(curves) == ["FVU", "latents silent of late", "aux k"]
     assert curves["FVU"] == ([9, 18], [1, 0.5])
     # One pointer reads them all.
     assert (layout.hovermode, layout.hoversubplots) == ("x unified", "axis")

@@ -56,6 +56,7 @@ def make_baseline(root: Path) -> Path:
         write_sharing(path, D_SAE)
         Notes(path).write(5, "label", "a label")
         Notes(path).write(5, "note", "a note")
+        Notes(path).write(5, "list", "kept\n+\na comment")
         experiment = Experiment(prompt="a prompt", latents=(3,))
         save(path, "first", experiment, ("plain", "steered"))
     assert config(root).sae.d_sae == D_SAE

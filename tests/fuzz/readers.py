@@ -253,8 +253,10 @@ def notes(path: Path) -> None:
     read = Notes(path)
     read.version()
     read.all()
+    read.lists()
     read.history(5)
     read.write(7, "label", "new")
+    read.write(7, "list", "kept\n<5")
 
 
 def experiments(path: Path) -> None:
@@ -320,7 +322,8 @@ READERS: dict[str, dict[str, Reader]] = {
     "circuits/*": {"circuits": circuits, "page circuit": CIRCUIT, "page latent": LATENT},
     "explanations/*": {"explanations": explanations, "page latent": LATENT,
                        "page latents": LATENTS},
-    "notes.sqlite": {"notes": notes, "page latent": LATENT, "page latents": LATENTS},
+    "notes.sqlite": {"notes": notes, "page latent": LATENT, "page latents": LATENTS,
+                     "page lists": page("lists")},
     "experiments/*": {"experiments": experiments},
     "checkpoints/*": {"train": train, "show": show},
 }  # fmt: skip

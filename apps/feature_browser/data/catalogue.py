@@ -7,6 +7,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from feature_browser.data.growing import GrowingRun, read_growing
 from feature_browser.data.origin import Origin, origin_of
 from feature_browser.data.run_values import (
@@ -17,7 +19,7 @@ from feature_browser.data.run_values import (
     scores_of,
     whole,
 )
-from saelab.analysis.records import features_file
+from saelab.analysis.records import Features, features_file
 from saelab.config import UsageError
 from saelab.sites import parts_of, place_of
 from saelab.training.find import run_directories
@@ -39,7 +41,7 @@ class RunCard:
         l0: latents active per token, on average.
         fvu: fraction of variance unexplained, on held-out text.
         ce_recovered: share of the cross-entropy kept when the reconstruction is spliced in.
-        dead: latents that never fired on the held-out text.
+        silent: latents that never fired on the held-out text of the evaluation.
         config: the complete training configuration.
         n_known, found: number of known features of its text, and of those that a latent finds.
         corpus: the name of the training text; None for arrays.
@@ -58,7 +60,7 @@ class RunCard:
     l0: float | None = None
     fvu: float | None = None
     ce_recovered: float | None = None
-    dead: int | None = None
+    silent: int | None = None
     n_known: int = 0
     found: int | None = None
     corpus: dict[str, Any] | None = None
@@ -69,6 +71,19 @@ class RunCard:
     def key(self) -> str:
         """Tells two cards apart; for caches, which ask often."""
         return hashlib.sha256(repr(self).encode(errors="surrogateescape")).hexdigest()
+
+    @cached_property
+    def dead(self) -> int | None:
+        """Latents that never fired on the tokens that its features were collected from.
+
+        Without features, `silent`; None if neither is known.
+        """
+        if not self.features_path.is_file():
+            return self.silent
+        try:
+            return int(np.count_nonzero(Features(self.path).table()["n_fired"] == 0))
+        except UsageError:
+            return self.silent
 
     @property
     def signed(self) -> bool:
@@ -197,7 +212,8 @@ def _name(path: Path, root: Path) -> str:
 
 def _stamps(path: Path) -> tuple[tuple[str, int], ...]:
     """When the files behind a card were last changed."""
-    own = (path / name for name in ("config.json", "provenance.json", "weights.safetensors"))
+    names = ("config.json", "provenance.json", "weights.safetensors", "features.h5")
+    own = (path / name for name in names)
     files = [*own, *path.glob("evaluation/*.json")]
     return tuple((file.name, file.stat().st_mtime_ns) for file in files if file.is_file())
 
@@ -238,7 +254,7 @@ def read_card(path: Path, root: Path) -> RunCard:
         l0=figure_of(reconstruction, "l0"),
         fvu=figure_of(reconstruction, "fvu"),
         ce_recovered=figure_of(downstream, "ce_recovered"),
-        dead=whole(reconstruction.get("dead")),
+        silent=whole(reconstruction.get("dead")),
         n_known=len(scores),
         found=sum(score >= FOUND for score in scores) if scores else None,
         corpus=corpus if isinstance(corpus, dict) else None,
@@ -254,14 +270,3 @@ def latent_number(text: str | None, n_latents: int) -> int | None:
         return None
     number = int(text)
     return number if number < n_latents else None
-
-
-def flat(config: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Every option by its dotted name."""
-    rows: list[tuple[str, str]] = []
-    for name, value in config.items():
-        if isinstance(value, dict):
-            rows += flat(value, f"{prefix}{name}.")
-        else:
-            rows.append((f"{prefix}{name}", "none" if value is None else str(value)))
-    return rows

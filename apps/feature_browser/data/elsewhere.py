@@ -3,6 +3,8 @@
 import json
 import shlex
 from dataclasses import dataclass
+from pathlib import PurePath
+from string import Template
 
 from feature_browser.data.catalogue import RunCard
 
@@ -23,7 +25,18 @@ def command(verb: str, *words: object) -> str:
     return shlex.join(["saelab", verb, *map(str, words)])
 
 
-def python(card: RunCard, *lines: str) -> str:
-    """Python lines in which RUN stands for the run's path."""
-    path = json.dumps(card.path.as_posix())
-    return "\n".join(line.replace("RUN", path) for line in lines)
+def python(card: RunCard, *lines: str, **values: object) -> str:
+    """Python lines in which $RUN stands for the run's path, and $name for the value `name`.
+
+    Values are put in once, as literals, so that no text of a reader is taken for code.
+    """
+    literals = {name: _literal(value) for name, value in values.items()}
+    return Template("\n".join(lines)).substitute(RUN=_literal(card.path), **literals)
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, PurePath):
+        value = value.as_posix()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -12,8 +12,8 @@ WORDS = {
     "no better than the mean.",
     "CE recovered": "Of the cross-entropy that zeros at this site would cost, the share that the "
     "reconstruction avoids.",
-    "dead": "A latent that never fired on the held-out text of the evaluation. Pages that count "
-    "on other tokens say “never fires”, and on how many.",
+    "dead": "A latent that never fired on the tokens that the run's features were collected from; "
+    "before these are, on the held-out text of its evaluation.",
     "known feature": "Something that the text's labels say of each token, such as “a plural noun”; "
     "latents are matched with it.",
     "F1": "How well “the latent is on” predicts a known feature: 1 is perfect.",

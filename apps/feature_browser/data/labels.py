@@ -1,5 +1,6 @@
 """Names of latents: readers' labels, known features, explanations, or what examples share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -12,6 +13,7 @@ from feature_browser.data.explained import Explained, Told, explained
 from feature_browser.data.known import Known
 from feature_browser.data.reading import readable_features, readable_known
 from saelab.analysis.fires_on import PREFIX
+from saelab.analysis.lists import Entry
 from saelab.analysis.notes import Note, Notes, Version
 from saelab.analysis.records import Features
 from saelab.config import UsageError
@@ -56,23 +58,44 @@ def _labels(run: Path, version: Version) -> Labels:
     return Labels(Notes(run).all())
 
 
+def lists_of(card: RunCard) -> Mapping[str, tuple[Entry, ...]]:
+    """The lists of the run's latents by name; none if its notes cannot be read."""
+    notes = Notes(card.path)
+    try:
+        return _lists(card.path, notes.version())
+    except UsageError:
+        return {}
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _lists(run: Path, version: Version) -> Mapping[str, tuple[Entry, ...]]:
+    del version  # part of the cache's key only
+    return Notes(run).lists()
+
+
 @dataclass(frozen=True)
 class Name:
     """A latent's short name.
 
     Attributes:
         told: who says so, and how well it fits; empty for a reader's own words.
+        score: the number at the end of `told`, if one is there.
         sure: whether it may look certain: a reader has said it, or it fits well.
     """
 
     text: str = ""
     told: str = ""
     sure: bool = False
+    score: float | None = None
+
+    @property
+    def guess(self) -> str:
+        """The text, with a word of doubt where a known feature fits badly."""
+        return f"perhaps {self.text}" if not self.sure and self.told.startswith("F1") else self.text
 
     @override
     def __str__(self) -> str:
-        guess = "perhaps " if not self.sure and self.told.startswith("F1") else ""
-        return f"{guess}{self.text} ({self.told})" if self.told else self.text
+        return f"{self.guess} ({self.told})" if self.told else self.text
 
 
 @dataclass(frozen=True)
@@ -116,13 +139,13 @@ class LatentNames:
             return Name(note.label, sure=True)
         told = self.explained.best(latent, note)
         if told and told.mark in note.accepted:
-            return Name(_said(told), f"accepted; {told.told}", sure=True)
+            return Name(_said(told), f"accepted; {told.told}", sure=True, score=told.score)
         match = self.known.matches.get(latent)
-        known = match and Name(match.title, f"F1 {match.f1:.2f}", match.f1 >= SURE)
+        known = match and Name(match.title, f"F1 {match.f1:.2f}", match.f1 >= SURE, match.f1)
         if known and known.sure:
             return known
         if told and (told.score is None or told.score > CHANCE):
-            return Name(_said(told), told.told)
+            return Name(_said(told), told.told, score=told.score)
         if match and known and match.f1 >= TELLING:
             return known
         return Name(self.fires_on(latent))

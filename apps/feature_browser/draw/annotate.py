@@ -8,6 +8,7 @@ import streamlit as st
 
 from feature_browser.data.catalogue import RunCard
 from feature_browser.data.labels import Labels
+from feature_browser.draw.listing import listing
 from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
 from saelab.analysis.notes import LONGEST, Edit, Notes
 from saelab.config import UsageError
@@ -72,10 +73,15 @@ def identity(path: Path) -> tuple[int, int, int]:
 
 
 def _what(edit: dict[str, Any]) -> str:
+    if edit["field"] == "list":
+        return f"The entry of latent {edit['latent']} in {edit['value'].partition(chr(10))[0]}"
     return f"The {edit['field']} of latent {edit['latent']}"
 
 
 def _overwritten(edit: dict[str, Any], other: str) -> str:
+    if edit["field"] == "list":
+        said = f"written “{other}”" if other else "taken it off"
+        return f"{_what(edit)} is yours now; somebody else had {said} while you were at it."
     shown = other if len(other) <= LONGEST["label"] else f"{other[: LONGEST['label']]}…"
     theirs = f"had written “{shown}”" if other else "had removed it"
     return (
@@ -136,10 +142,11 @@ def headline(card: RunCard, labels: Labels, latent: int) -> Html:
     """The latent's number with its star, and its label and note, editable in place."""
     writable = Notes(card.path).writable
     return html(
-        '<div class="spread"><h1 aria-live="polite">{latent}</h1>{star}</div>{editor}',
+        '<div class="spread"><h1 aria-live="polite">{latent}</h1>{star}</div>{editor}{lists}',
         latent=latent,
         star=_star(labels, latent, writable=writable),
         editor=_problem(labels.problem) if labels.problem else _editor(card, labels, latent),
+        lists=EMPTY if labels.problem else listing(card, latent, writable=writable),
     )
 
 

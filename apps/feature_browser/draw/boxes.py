@@ -1,5 +1,7 @@
 """Boxes: titled cards, names with values, bars, and single messages."""
 
+from collections.abc import Sequence
+
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import count
 
@@ -22,7 +24,7 @@ def bar(share: float) -> Html:
     )
 
 
-def pairs(rows: list[tuple[str, str]]) -> Html:
+def pairs(rows: Sequence[tuple[str, str]]) -> Html:
     """Names and values in two columns."""
     body = joined(html("<dt>{name}</dt><dd>{value}</dd>", name=n, value=v) for n, v in rows)
     return html("<dl>{body}</dl>", body=body)

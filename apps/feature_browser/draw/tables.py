@@ -8,8 +8,8 @@ from feature_browser.data.address import AbstractAddress
 from feature_browser.data.known import Known
 from feature_browser.data.labels import SURE
 from feature_browser.data.reading import OpenRun
-from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.numbers import UNKNOWN, count, real
+from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
+from feature_browser.draw.numbers import UNKNOWN, Number, count, real
 from saelab.console import visible
 
 
@@ -18,6 +18,7 @@ class Column:
     """One column: its heading, a sentence of help, and whether it holds numbers.
 
     Attributes:
+        saved: its name in a saved file, where its title alone does not tell it from another.
         href: the heading's link (sorting), if it has one.
         sorted: whether the table is sorted by this column, descending unless `rising`.
     """
@@ -28,10 +29,15 @@ class Column:
     href: str = ""
     sorted: bool = False
     rising: bool = False
+    saved: str = ""
 
 
 def table(columns: list[Column], rows: Iterable[list[Html]], caption: str) -> Html:
-    """An HTML table; `caption` is read aloud, not shown."""
+    """An HTML table; `caption` is read aloud, not shown.
+
+    Its rows are saved with the values of numbers (see `cell`), and with a column for each part of a
+    cell (see `part`).
+    """
     head = joined(_heading(column) for column in columns)
     body = joined(_row(columns, row) for row in rows)
     return html(
@@ -123,14 +129,14 @@ def choice(title: str, options: Sequence[tuple[str, AbstractAddress, bool]]) -> 
 
 def anchor(href: str, text: object) -> Html:
     """A link inside the app."""
-    return html('<a href="{href}">{text}</a>', href=href, text=text)
+    return html('<a href="{href}">{text}</a>', href=href, text=cell(text))
 
 
-def metered(text: str, share: float) -> Html:
-    """A number with a bar from 0 to 1 below it."""
+def metered(text: str, share: float, column: str = "") -> Html:
+    """A number with a bar from 0 to 1 below it; with `column`, a `part`."""
     return html(
         '<span class="metered">{text}<i style="width:{w}%"></i></span>',
-        text=text,
+        text=part(text, column) if column else cell(text),
         w=f"{100 * min(1.0, max(0.0, share)):.0f}",
     )
 
@@ -140,7 +146,7 @@ def matched(known: Known | None, latent: int) -> Html:
     match = known.matches.get(latent) if known else None
     if match is None:
         return html('<span class="sub">{none}</span>', none=UNKNOWN)
-    f1 = metered(real(match.f1), match.f1)
+    f1 = metered(real(match.f1), match.f1, "F1")
     how = "name" if match.f1 >= SURE else "name guess"
     return html('<span class="{how}">{title}</span> {f1}', how=how, title=match.title, f1=f1)
 
@@ -155,15 +161,40 @@ def raised(run: OpenRun, latent: int) -> Html:
 
 
 def cell(value: object) -> Html:
-    """Plain text."""
+    """Plain text, or a number with the value that is saved."""
+    if isinstance(value, Number):
+        return html('<data value="{exact}">{shown}</data>', exact=Html(value.exact), shown=value)
+    if type(value) is int:
+        return html('<data value="{exact}">{shown}</data>', exact=Html(value), shown=value)
     return html("{value}", value=value)
+
+
+def part(value: object, column: str, shown: str = "") -> Html:
+    """What is saved in a column of its own, called as that of its cell and this."""
+    exact = value.exact if isinstance(value, Number) else str(value)
+    return html(
+        '<data value="{exact}" data-column="{column}">{shown}</data>',
+        exact=escaped(exact), column=escaped(column), shown=shown or value,
+    )  # fmt: skip
+
+
+def unseen(value: object, column: str) -> Html:
+    """A `part` that is saved, and not shown."""
+    return html("<span hidden>{p}</span>", p=part(value, column, " "))
+
+
+def sided(latent: int, sign: float) -> Html:
+    """A latent's number, and whether its negative side is meant."""
+    side = html(" {s}", s=part("negative", "side", "(negative)")) if sign < 0 else EMPTY
+    return joined([cell(int(latent)), side])
 
 
 def _heading(column: Column) -> Html:
     title = anchor(column.href, column.title) if column.href else cell(column.title)
     return html(
-        '<th scope="col" title="{help}"{numeric}{order}>{title}</th>',
+        '<th scope="col" title="{help}"{numeric}{order}{saved}>{title}</th>',
         help=column.help,
+        saved=html(' data-saved="{s}"', s=escaped(column.saved)) if column.saved else EMPTY,
         numeric=_numeric(column),
         order=_order(column) if column.sorted else EMPTY,
         title=title,

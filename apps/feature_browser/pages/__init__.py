@@ -19,6 +19,7 @@ MODULES = [
     "runs",
     "latent.view",
     "latents.view",
+    "lists",
     "beside",
     "known",
     "attention.view",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from feature_browser.data.address import AbstractAddress, link, parameter
+from feature_browser.data.address import AbstractAddress, is_number, link, parameter
 from feature_browser.data.catalogue import Catalogue, RunCard, latent_number
 from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import OpenRun, open_run, readable_scores
@@ -12,13 +12,14 @@ from feature_browser.draw.boxes import alone, boxed, message, pairs
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import activation, count, percent, real
 from feature_browser.draw.pictures import histogram, logit_effects
+from feature_browser.draw.tables import choice
 from feature_browser.draw.tokens import TextStyle, example_text
 from feature_browser.pages import Page
 from feature_browser.shell.canvas import change, show
 from saelab.analysis.records import LatentRecord
 from saelab.config import UsageError
 
-MOST, EXAMPLES, AROUND = 4, 6, 8
+MOST, EXAMPLES, AROUND, OFFERED = 4, 6, 8, 8
 FIELD = "beside-latents"
 
 
@@ -52,20 +53,43 @@ def beside_view(catalogue: Catalogue, card: RunCard, address: BesideAddress) -> 
             on_change=_typed,
             width=420,
         )
-    parts = [part.strip() for part in address.latents.split(",") if part.strip()]
-    if not parts:
+    said = [part.strip() for part in address.latents.split(",") if part.strip()]
+    in_hand = dict(address.carried).get("latent", "")
+    asked = [_found(catalogue, card, one) for one in said or [in_hand] if one]
+    found = [one for one in asked if one.run is not None]
+    if not asked:
         text = "Type their numbers, or follow “side by side” from a latent's neighbours."
         show(alone(message("Which latents?", text)), "beside")
         return
-    found = [_found(catalogue, card, part) for part in parts[:MOST]]
-    columns = joined(_column(one, _without(address, parts, i)) for i, one in enumerate(found))
-    more = f"{MOST} are shown, {len(parts) - MOST} are not." if len(parts) > MOST else ""
+    shown, left = found[:MOST], [one.said for one in found[MOST:]]
+    parts = [one.said for one in shown]
+    problems = [one.problem for one in asked if one.run is None]
+    if left:
+        problems.append(f"{MOST} are shown, {len(left)} are not: {', '.join(left)}.")
+    columns = joined(_column(one, _without(address, parts, i)) for i, one in enumerate(shown))
     content = html(
-        '<div class="page beside">{more}<div class="columns">{columns}</div></div>',
-        more=html('<p class="notice">{m}</p>', m=more) if more else EMPTY,
+        '<div class="page beside">{problems}{more}<div class="columns" style="--n:{n}">'
+        "{columns}</div></div>",
+        n=max(1, len(shown)),
+        problems=joined(html('<p class="notice" role="status">{p}</p>', p=p) for p in problems),
+        more=_more(address, shown, in_hand) if len(shown) < MOST else EMPTY,
         columns=columns,
     )
     show(content, "beside")
+
+
+def _more(address: BesideAddress, shown: list[_Shown], in_hand: str) -> Html:
+    """Links that put more latents beside those that are shown: that in hand, and neighbours."""
+    here = [one for one in shown if one.run and one.run.card.name == address.run]
+    offered = [int(in_hand)] if is_number(in_hand, 9) else []
+    for one in here:
+        record = one.run.features[one.latent] if one.run else None
+        offered += [other for other, _ in record.neighbours] if record else []
+    there = {one.latent for one in here}
+    new = [one for one in dict.fromkeys(offered) if one not in there][:OFFERED]
+    said = [one.said for one in shown]
+    options = [(str(n), address.to(latents=",".join([*said, str(n)])), False) for n in new]
+    return choice("beside them", options) if options else EMPTY
 
 
 def _typed() -> None:
@@ -95,8 +119,7 @@ def _found(catalogue: Catalogue, card: RunCard, said: str) -> _Shown:
 
 
 def _column(one: _Shown, without: str) -> Html:
-    if one.run is None:
-        return html("<div>{m}</div>", m=message(one.said, one.problem))
+    assert one.run is not None, "it was found"
     card, record = one.run.card, one.run.features[one.latent]
     head = html(
         '<section class="card"><p class="spread"><a class="number" href="{h}">{latent}</a>'
@@ -118,7 +141,9 @@ def _column(one: _Shown, without: str) -> Html:
 
 def _figures(run: OpenRun, record: LatentRecord) -> Html:
     if not record.n_fired:
-        return html('<p class="sub">It never fired on {n} tokens.</p>', n=count(record.n_tokens))
+        return html(
+            '<p class="sub">Dead: it never fired on {n} tokens.</p>', n=count(record.n_tokens)
+        )
     match = run.known.matches.get(record.latent)
     rows = [
         ("density", percent(record.density)),

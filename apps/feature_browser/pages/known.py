@@ -11,7 +11,7 @@ from feature_browser.data.reading import known_features, texts_with_known
 from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import percent, real
-from feature_browser.draw.tables import Column, anchor, cell, metered, table
+from feature_browser.draw.tables import Column, anchor, cell, metered, part, sided, table
 from feature_browser.pages import Page
 from feature_browser.shell.canvas import palette, plot, show
 from saelab.figures.evaluation import recovery_figure
@@ -110,10 +110,10 @@ def _row(feature: dict[str, Any], address: KnownAddress) -> list[Html]:
     name = html(
         '<span class="name">{label}</span><br><span class="sub">{text}</span>',
         label=plain(feature["label"]),
-        text=feature.get("description", ""),
+        text=part(feature.get("description", ""), "in words"),
     )
-    side = " (negative)" if feature["sign"] < 0 else ""
-    latent = anchor(address.visit("latent", latent=feature["latent"]), f"{feature['latent']}{side}")
+    there = address.visit("latent", latent=feature["latent"])
+    latent = anchor(there, sided(feature["latent"], feature["sign"]))
     scores = [
         cell(real(feature[score]))
         for score in ("precision", "recall", "auroc", "probe_auroc", "probe_f1")
@@ -127,7 +127,10 @@ def known_elsewhere(card: RunCard, _: KnownAddress) -> Elsewhere:
     return Elsewhere(
         command("evaluate", card.path),
         python(
-            card, "import saelab", "", 'saelab.load_evaluation(saelab.Run(RUN)).results["recovery"]'
+            card,
+            "import saelab",
+            "",
+            'saelab.load_evaluation(saelab.Run($RUN)).results["recovery"]',
         ),
     )
 

@@ -135,7 +135,7 @@ def _origin(card: RunCard) -> str:
 
 
 def _figures(card: RunCard) -> Html:
-    dead = UNKNOWN if card.dead is None else percent(card.dead / card.d_sae)
+    dead = UNKNOWN if card.dead is None else f"{count(card.dead)} of {count(card.d_sae)}"
     recovered = UNKNOWN if card.ce_recovered is None else share_of_whole(card.ce_recovered)
     rows = [
         ("L0", real(card.l0, 1)),

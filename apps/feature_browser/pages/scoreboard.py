@@ -12,10 +12,17 @@ from feature_browser.data.reading import stamp
 from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import UNKNOWN, activation, count
-from feature_browser.draw.tables import Column, anchor, cell, choice, table
+from feature_browser.draw.tables import Column, anchor, cell, choice, part, table
 from feature_browser.pages import Page
 from feature_browser.shell.canvas import change, palette, plot, search_field, show, tell
-from saelab.analysis.scoreboard import L0, FigureEstimate, Scoreboard, less_is_better, scoreboard
+from saelab.analysis.scoreboard import (
+    L0,
+    FigureEstimate,
+    Scoreboard,
+    in_words,
+    less_is_better,
+    scoreboard,
+)
 
 SEARCH = "search-runs"
 AT_FIRST = 5
@@ -149,7 +156,7 @@ def figures_table(
                rising=True),
         Column("Variant"), Column("Site"),
         *(
-            Column(_words(name), _help(name), numeric=True, href=address.to(sort=name).href,
+            Column(in_words(name), _help(name), numeric=True, href=address.to(sort=name).href,
                    sorted=address.sort == name, rising=less_is_better(name))
             for name in shown
         ),
@@ -181,20 +188,11 @@ def _cell(one: FigureEstimate | None) -> Html:
         return cell(activation(one.value))
     return html(
         '{v}<br><span class="sub" title="over {n}">[{low}, {high}]</span>',
-        v=activation(one.value),
+        v=cell(activation(one.value)),
         n=count(one.n) if one.n > 1 else "its own interval",
-        low=activation(one.low),
-        high=activation(one.high),
+        low=part(activation(one.low), "low"),
+        high=part(activation(one.high), "high"),
     )
-
-
-def _words(name: str) -> str:
-    """A figure's name on a heading."""
-    file, _, rest = name.partition(".")
-    known = {L0: "L0", "reconstruction.fvu": "FVU", "downstream.ce_recovered": "CE recovered"}
-    kind = file.removeprefix("task_")
-    kind = kind.upper() if kind in ABBREVIATED else kind
-    return known.get(name, f"{kind}: {rest}".replace("_", " ") if rest else kind)
 
 
 def _help(name: str) -> str:
@@ -205,7 +203,7 @@ def _plot_choice(
     found: Scoreboard, shown: list[str], address: ScoreboardAddress, drawn: str
 ) -> Html:
     names = [name for name in shown if name != L0 and found.tradeoff(name).points]
-    options = [(_words(name), address.to(plot=name, better=""), name == drawn) for name in names]
+    options = [(in_words(name), address.to(plot=name, better=""), name == drawn) for name in names]
     less = less_is_better(drawn) if not address.better else address.better == "less"
     ends = [
         (end, address.to(plot=drawn, better=end), less == (end == "less"))
@@ -219,7 +217,7 @@ def _choice_of_figures(found: Scoreboard, shown: list[str], address: ScoreboardA
     options = []
     for name in found.names:
         left = [n for n in shown if n != name] if name in shown else [*shown, name]
-        options.append((_words(name), address.to(figures=",".join(left)), name in shown))
+        options.append((in_words(name), address.to(figures=",".join(left)), name in shown))
     hint = EMPTY
     if len(shown) >= MOST_SHOWN:
         hint = html('<p class="sub">The table has room for {n}; take one out first.</p>',

@@ -140,8 +140,9 @@ def _list(card: RunCard, found: Sharing, address: SharedAddress) -> Html:
 def _row(found: Sharing, names: LatentNames, address: SharedAddress, latent: int) -> list[Html]:
     norms = joined(
         html(
-            '<span class="share" data-tip="{site}: {v}"><i style="width:{w}%"></i></span>',
-            site=site, v=real(norm), w=f"{100 * norm:.0f}",
+            '<data class="share" data-tip="{site}: {v}" value="{exact}" data-column="{site}">'
+            '<i style="width:{w}%"></i></data>',
+            site=site, v=real(norm), w=f"{100 * norm:.0f}", exact=Html(f"{norm:.9g}"),
         )
         for site, norm in zip(found.sites, found.norm[latent].tolist(), strict=True)
     )  # fmt: skip

@@ -13,7 +13,7 @@ from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.names import named
 from feature_browser.draw.numbers import activation, count, real
-from feature_browser.draw.tables import Column, anchor, cell, metered, page_of, table
+from feature_browser.draw.tables import Column, anchor, cell, metered, page_of, part, table
 from feature_browser.live.model import live_run
 from feature_browser.live.texts import fired_in
 from feature_browser.pages import Page
@@ -134,7 +134,9 @@ def _row(address: TellAddress, names: LatentNames, found: Contrast, row: int) ->
         joined(
             [
                 metered(real(auroc), auroc),
-                EMPTY if sure else html(' <span class="sub">chance</span>'),
+                EMPTY
+                if sure
+                else html(' <span class="sub">{c}</span>', c=part("yes", "is chance", "chance")),
             ]
         ),
         cell(activation(float(found.first[row]))),

@@ -6,14 +6,15 @@ from typing import Any
 import streamlit as st
 
 from feature_browser.data.address import AbstractAddress
-from feature_browser.data.catalogue import Catalogue, RunCard, flat
+from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.elsewhere import Elsewhere, command, python
 from feature_browser.data.growing import QUIET_S, GrowingRun, TrainingProgress, events, progress
+from feature_browser.data.options import flat
 from feature_browser.data.reading import list_runs, metrics, stamp
 from feature_browser.draw.boxes import alone, bar, boxed, message
 from feature_browser.draw.curves import curves
 from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.numbers import count, percent, real, short_count
+from feature_browser.draw.numbers import count, literal, percent, real, short_count
 from feature_browser.draw.origin import origin_box
 from feature_browser.draw.tables import Column, cell, table
 from feature_browser.pages import Page
@@ -127,7 +128,10 @@ def _headline(card: RunCard, n_steps: int) -> Html:
 
 
 def _configuration(config: dict[str, Any]) -> Html:
-    rows = [[cell(name), html("<code>{v}</code>", v=value)] for name, value in flat(config)]
+    rows = [
+        [cell(name), html("<code>{v}</code>", v=cell(literal(value)))]
+        for name, value in flat(config)
+    ]
     body = table([Column("Option"), Column("Value")], rows, "Configuration")
     return alone(html("<h2>Configuration</h2>{body}", body=body))
 
@@ -136,7 +140,7 @@ def training_elsewhere(card: RunCard, _: TrainingAddress) -> Elsewhere:
     """The run's configuration, and its curves."""
     return Elsewhere(
         command("show", card.path),
-        python(card, "import saelab", "", "saelab.figure(saelab.Run(RUN))"),
+        python(card, "import saelab", "", "saelab.figure(saelab.Run($RUN))"),
     )
 
 

@@ -23,6 +23,7 @@ _NOTE = re.compile(
     r"(?:<ul\b.*?</ul>)?</details>",
     re.DOTALL,
 )
+_LISTING = re.compile(r'<details class="note listing">.*?</details>', re.DOTALL)
 _LINK = re.compile(r'(?:<br>)?(<a\b[^>]*?) href="(\?[^"]*)"([^>]*>)(.*?)</a>', re.DOTALL)
 _LEFT_OVER = re.compile(r'<p class="(?:sub|leads)">[\s·]*</p>')
 
@@ -33,7 +34,7 @@ def still(content: Html, file_of: FileOf) -> Html:
     A link to a latent or a graph that was not written is plain text, one to a page where the reader
     does something is gone. Of fields their text stays.
     """
-    text = _BUTTON.sub("", content)
+    text = _BUTTON.sub("", _LISTING.sub("", content))
     text = _NOTE.sub(lambda note: _said("sub", note[1]), text)
     text = _FIELD.sub(lambda field: _said("label", _value(field[0])), text)
     return Html(_LEFT_OVER.sub("", _LINK.sub(lambda link: _linked(link, file_of), text)))

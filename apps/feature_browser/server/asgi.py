@@ -21,6 +21,7 @@ from feature_browser.shell.dialogs import FIND_ROUTE
 from feature_browser.shell.guard import Guard
 from feature_browser.shell.launch import runs_directory
 from feature_browser.shell.opening import open_if_asked
+from saelab.console import silent
 
 
 def first_run() -> RunCard | None:
@@ -37,9 +38,11 @@ def model_state(request: Request) -> JSONResponse:
 
 @asynccontextmanager
 async def _life(_: st.App) -> AsyncIterator[None]:
-    begin(first_run, load)
-    open_if_asked()
-    yield
+    # What the work is at stands on the pages; the terminal has the address, and errors.
+    with silent():
+        begin(first_run, load)
+        open_if_asked()
+        yield
 
 
 app = st.App(

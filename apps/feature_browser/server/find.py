@@ -10,23 +10,30 @@ from starlette.responses import JSONResponse
 from feature_browser.data.address import link
 from feature_browser.data.catalogue import Catalogue, RunCard, latent_number
 from feature_browser.data.explained import explained
-from feature_browser.data.labels import labels_of
+from feature_browser.data.labels import labels_of, lists_of
 from feature_browser.data.reading import list_runs, readable_known
 from feature_browser.pages import pages
 from feature_browser.shell.launch import runs_directory
+from saelab.analysis.lists import LONGEST_NAME
 
 MOST, OF_EACH = 24, 8
+ADD = "add "
+"""A text that begins so names a list for the latent in hand."""
 LONGEST = 200
 """Characters of a text that are looked for."""
 
 
 class Hit(TypedDict):
-    """One thing that was found: what it is, its name, something about it, and where it is."""
+    """One thing that was found: what it is, its name, something about it, and where it is.
+
+    `put` is the list that it puts the latent in hand on; empty if it only leads somewhere.
+    """
 
     kind: str
     title: str
     about: str
     href: str
+    put: str
 
 
 def find(request: Request) -> JSONResponse:
@@ -34,15 +41,22 @@ def find(request: Request) -> JSONResponse:
     asked = request.query_params
     catalogue = list_runs(runs_directory())
     here = catalogue.runs.get(asked.get("run", ""))
-    return JSONResponse(hits(catalogue, here, asked.get("q", "")[:LONGEST]))
+    in_hand = latent_number(asked.get("latent"), here.d_sae) if here else None
+    return JSONResponse(hits(catalogue, here, asked.get("q", "")[:LONGEST], in_hand))
 
 
-def hits(catalogue: Catalogue, here: RunCard | None, text: str) -> list[Hit]:
-    """What a text may mean, the likeliest first; without a text, pages and runs."""
+def hits(
+    catalogue: Catalogue, here: RunCard | None, text: str, in_hand: int | None = None
+) -> list[Hit]:
+    """What a text may mean, the likeliest first; without a text, pages and runs.
+
+    The latent `in_hand` can be put on a list.
+    """
     wanted = " ".join(text.lower().split())
     others = [card for card in catalogue.runs.values() if card is not here]
     found = [
         *_number(here, wanted),
+        *(islice(_lists(here, text, in_hand), OF_EACH) if here else ()),
         *islice(_pages(here, wanted), OF_EACH if wanted else MOST),
         *islice(_runs(others, wanted), OF_EACH),
     ]
@@ -58,6 +72,23 @@ def _number(here: RunCard | None, wanted: str) -> Iterator[Hit]:
     number = latent_number(wanted, here.d_sae) if here else None
     if here and number is not None:
         yield _hit("latent", str(number), here.name, link("latent", run=here.name, latent=number))
+
+
+def _lists(here: RunCard, text: str, in_hand: int | None) -> Iterator[Hit]:
+    """The lists of the run, and the ways to put the latent in hand on one."""
+    asks, name = text.lower().startswith(ADD), text.strip()
+    name = " ".join(name[len(ADD) :].split()) if asks else name
+    lists = lists_of(here)
+    found = [one for one in lists if name.lower() in one.lower()] if name or asks else []
+    if asks and in_hand is not None:
+        new = [name] if name and len(name) <= LONGEST_NAME and name not in lists else []
+        for one in [*found, *new]:
+            about = "a new list" if one in new else f"a list of {len(lists[one])}"
+            yield _hit("add", f"{in_hand} to {one}", about, put=one)
+    for one in found:
+        there = link("lists", run=here.name, list=one)
+        n = len(lists[one])
+        yield _hit("list", one, f"{n} latent{'s' * (n != 1)}", there)
 
 
 def _pages(here: RunCard | None, wanted: str) -> Iterator[Hit]:
@@ -105,5 +136,5 @@ def _everywhere(here: RunCard | None, text: str) -> Iterator[Hit]:
                    link("try", run=here.name, prompt=text.strip()))  # fmt: skip
 
 
-def _hit(kind: str, title: str, about: str, href: str) -> Hit:
-    return Hit(kind=kind, title=title, about=about, href=href)
+def _hit(kind: str, title: str, about: str, href: str = "", put: str = "") -> Hit:
+    return Hit(kind=kind, title=title, about=about, href=href, put=put)

@@ -7,7 +7,7 @@ from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
 FIND_ROUTE = "/find"
 """Where the palette asks what a text may mean."""
 KEYS = (
-    ("Ctrl K or /", "find: a latent, page, run, label, explanation, or text"),
+    ("Ctrl K or /", "find: a latent, page, run, label, list, explanation, or text"),
     ("[ and ]", "the same page of the previous and the next run"),
     ("?", "these keys and words"),
     ("J and K", "the next and the previous latent"),
@@ -15,7 +15,8 @@ KEYS = (
     ("X", "a random latent"),
     ("B", "bookmark the latent"),
     ("L and N", "write its label, its note"),
-    ("Ctrl Z", "take the last label, note or bookmark back"),
+    ("A", "put it on a list, with a comment; in the palette “add NAME” does so"),
+    ("Ctrl Z", "take the last label, note, bookmark or list's entry back"),
     ("E", "have the configured model explain the latent"),
     ("+ - 0 1", "zoom a circuit that has the focus; 0 fits it in"),
 )

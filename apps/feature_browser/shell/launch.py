@@ -19,6 +19,10 @@ SERVER = {
     "server.maxUploadSize": "32",
     "server.fileWatcherType": "none",
     "browser.gatherUsageStats": "false",
+    # `saelab browse` has said the address; Streamlit would say it again, and to look for addresses
+    # of this machine it would ask a server elsewhere.
+    "logger.hideWelcomeMessage": "true",
+    "logger.level": "error",
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "none",
     "theme.baseRadius": "6px",

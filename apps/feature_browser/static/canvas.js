@@ -23,6 +23,7 @@ export default function (component) {
   zoomGraphs(canvas, on)
   lightEdges(canvas, on)
   annotate(canvas, on, component)
+  listLatents(canvas, on)
   commandBar(canvas, on)
   exportTables(canvas, on)
   return () => {

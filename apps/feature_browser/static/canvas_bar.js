@@ -60,7 +60,13 @@ function palette(canvas, on) {
       find(canvas, dialog).then(() => dialog.querySelector("[aria-selected=true]")?.click())
     }
   })
-  on(dialog, "click", (event) => { if (event.target.closest("a")) dialog.close() })
+  on(dialog, "click", (event) => {
+    const row = event.target.closest("a")
+    if (row) dialog.close()
+    if (row?.dataset.put === undefined) return
+    event.preventDefault()
+    document.dispatchEvent(new CustomEvent(PUT, { detail: row.dataset.put }))
+  })
 }
 
 function choose(dialog, row) {
@@ -71,7 +77,7 @@ function choose(dialog, row) {
 
 async function find(canvas, dialog) {
   const field = dialog.querySelector("input")
-  const asked = new URLSearchParams({ run: dialog.dataset.run, q: field.value })
+  const asked = new URLSearchParams({ run: dialog.dataset.run, q: field.value, latent: latentInHand() })
   if (dialog.asked === asked.toString()) return
   const answer = await fetch(`${beside("find")}?${asked}`).then((found) => found.ok ? found.json() : [], () => [])
   // An answer to what stood there before comes too late.
@@ -84,13 +90,20 @@ async function find(canvas, dialog) {
   else list.append(Object.assign(document.createElement("li"), { className: "sub", role: "none", textContent: chosen ? "nothing found" : "" }))
 }
 
-function found({ kind, title, about, href }, i) {
+// The latent that the page shows, if it is one latent's.
+function latentInHand() {
+  const address = new URLSearchParams(window.location.search)
+  return (address.get("view") ?? "latent") === "latent" ? address.get("latent") ?? "" : ""
+}
+
+function found({ kind, title, about, href, put }, i) {
   const row = document.createElement("li")
   row.setAttribute("role", "none")
   const link = document.createElement("a")
   link.id = `found-${i}`
   link.setAttribute("role", "option")
-  link.href = href
+  link.href = href || "#"
+  if (put) link.dataset.put = put
   link.tabIndex = -1
   for (const [name, text] of [["em", kind], ["b", title], ["span", about]]) {
     const part = document.createElement(name)

@@ -1,4 +1,7 @@
 
+// A server that has just started, or that many use, may be busy for seconds.
+const TRIES_OF_EDITS = 12
+
 // Labels, notes and bookmarks. An edit stays in a queue, and is sent again, until Python says that
 // it has it, so that none is lost where several are made within one pass of the script.
 function annotate(canvas, on, { data, setStateValue }) {
@@ -14,7 +17,7 @@ function annotate(canvas, on, { data, setStateValue }) {
     const id = Math.max(Date.now(), (canvas.edits.at(-1)?.id ?? 0) + 1)
     canvas.edits = [...canvas.edits, { id, latent, field, value, was, undone }]
     if (!undone) canvas.written = [...(canvas.written ?? []), { latent, field, value, was: before(field, value, was) }]
-    send(TRIES)
+    send(TRIES_OF_EDITS)
   }
   canvas.keep = write
   on(canvas, "focusout", ({ target }) => {
@@ -23,7 +26,7 @@ function annotate(canvas, on, { data, setStateValue }) {
     const was = target.dataset.was ?? target.defaultValue
     delete target.dataset.was
     target.defaultValue = target.value
-    write(target.dataset.note, target.value, latentOf(canvas, target), was)
+    write(target.dataset.note, wholeText(target, target.value), latentOf(canvas, target), wholeText(target, was))
   })
   on(canvas, "keydown", (event) => {
     const { target, key } = event
@@ -106,7 +109,7 @@ function beingTyped(canvas) {
     canvas.redrawing = false
     const again = shown(canvas).querySelector(`[data-note="${name}"]${of}`)
     const same = again && latentOf(canvas, again) === latent
-    if (changed && !same) canvas.keep(name, value, latent, was)
+    if (changed && !same) canvas.keep(name, wholeText(field, value), latent, wholeText(field, was))
     if (!same) return
     // What stood there when the typing began, so that another's words are noticed.
     if (changed) again.dataset.was = was

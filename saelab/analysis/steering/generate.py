@@ -123,11 +123,19 @@ def steer(
     # A plain text and a steered one, generated token by token and then read.
     passes = 2.0 * (sampling.n_tokens + 3)
     steering_plan(host.lm, tokens, passes, n_prompt + sampling.n_tokens).announce()
-    unsteered, steered = (
-        _with_evidence(host.lm, tokens, generate(host.lm, tokens, sampling, edits), edits)
-        for edits in (plain, edits_for(host, [change], n_prompt))
-    )
+    unsteered, steered = (continued(host, tokens, changes, sampling) for changes in ((), (change,)))
     return Comparison(prompt, change, effect, unsteered, steered)
+
+
+def continued(
+    host: Host,
+    tokens: Int[Tensor, "batch pos"],
+    changes: Sequence[Intervention],
+    sampling: Sampling,
+) -> list[Continuation]:
+    """The continuation of each prompt under the changes; the plain model's without any."""
+    edits = edits_for(host, changes, tokens.shape[1])
+    return _with_evidence(host.lm, tokens, generate(host.lm, tokens, sampling, edits), edits)
 
 
 def _with_evidence(

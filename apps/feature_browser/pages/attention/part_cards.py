@@ -119,7 +119,7 @@ def _component(scene: AttentionScene, node: Node) -> Html:
 
 def _part(value: float) -> Html:
     sign = "neg" if value < 0 else "pos"
-    return html('<span class="{s}-text">{v}</span>', s=sign, v=flow_text(value))
+    return html('<span class="{s}-text">{v}</span>', s=sign, v=cell(flow_text(value)))
 
 
 def _head_choice(scene: AttentionScene, study: Study, score: Score) -> Html:

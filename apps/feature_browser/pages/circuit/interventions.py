@@ -157,10 +157,10 @@ def _token_table(effect: LiveEffect) -> Html:
     columns = [
         Column("Next token"),
         Column("Probability", numeric=True),
-        Column("then", numeric=True),
+        Column("then", numeric=True, saved="probability then"),
         Column("Logit", numeric=True),
-        Column("then", numeric=True),
-        Column("Change", numeric=True),
+        Column("then", numeric=True, saved="logit then"),
+        Column("Change", "of the logit", numeric=True),
     ]
     rows = [
         [
@@ -169,7 +169,11 @@ def _token_table(effect: LiveEffect) -> Html:
             cell(percent(q)),
             cell(real(a)),
             cell(real(b)),
-            html('<span class="{s}-text">{d}</span>', s="neg" if b < a else "pos", d=signed(b - a)),
+            html(
+                '<span class="{s}-text">{d}</span>',
+                s="neg" if b < a else "pos",
+                d=cell(signed(b - a)),
+            ),
         ]
         for text, p, q, a, b in effect.tokens
     ]

@@ -4,8 +4,9 @@ import math
 
 from feature_browser.draw.boxes import boxed, pairs
 from feature_browser.draw.markup import EMPTY, Html, html, joined, running
+from feature_browser.draw.names import named
 from feature_browser.draw.numbers import UNKNOWN, activation, count, flow_text, percent, real
-from feature_browser.draw.tables import Column, anchor, cell, table
+from feature_browser.draw.tables import Column, anchor, cell, part, table
 from feature_browser.draw.tokens import left_out_line
 from feature_browser.pages.circuit.graphs import OpenGraph, pins_text
 from feature_browser.pages.circuit.layout import share_with_names
@@ -255,13 +256,14 @@ def node_table(scene: GraphScene) -> Html:
 
 def _node_row(scene: GraphScene, number: int) -> list[Html]:
     found, node = scene.found, scene.found.graph.nodes[number]
-    where = "" if node.position is None else f" @{node.position}"
+    at = node.position
+    where = EMPTY if at is None else part(at, "position", f"@{at}")
     return [
         anchor(scene.address.to(node=found.ids[number]).href, scene.names.what(node)),
-        html("<code>{t}</code>{at}", t=word_of(found, node), at=where)
+        html("<code>{t}</code> {at}", t=word_of(found, node), at=where)
         if node.position is not None
         else cell("all"),
-        cell(scene.names.title(node)),
+        named(scene.names.called(node)) if node.kind == "latent" else EMPTY,
         cell(activation(node.value) if node.kind in ("latent", "target") else UNKNOWN),
         cell(flow_text(float(found.given[number]))),
         cell(percent(float(found.influence[number]))),

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from feature_browser.data.address import link
 from feature_browser.data.catalogue import Catalogue, RunCard
-from feature_browser.data.labels import LatentNames
+from feature_browser.data.labels import LatentNames, Name
 from feature_browser.draw.numbers import activation, real, signed
 from feature_browser.pages.circuit.graphs import OpenGraph, sae_run
 from saelab.analysis.circuits.nodes import Node
@@ -25,15 +25,19 @@ class NodeNames:
         return sae_run(self.catalogue, self.owner, name)
 
     def title(self, node: Node) -> str:
-        """The name of a latent; empty if it has none, or for other nodes."""
+        """The name of a latent with its source; empty if it has none, or for other nodes."""
+        return str(self.called(node))
+
+    def called(self, node: Node) -> Name:
+        """The name of a latent; an empty one if it has none, or for other nodes."""
         if node.kind != "latent" or node.latent is None:
-            return ""
+            return Name()
         run, latent = self.found.graph.in_run(node)
         if run not in self._latents:
             card = self.run(run)
             self._latents[run] = None if card is None else LatentNames.of(card)
         names = self._latents[run]
-        return "" if names is None or latent is None else names.name(latent)
+        return Name() if names is None or latent is None else names.best(latent)
 
     def href(self, node: Node, view: str = "latent", **state: object) -> str:
         """The link to a latent's page in its own run, with further parameters.

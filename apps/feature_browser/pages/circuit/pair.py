@@ -6,8 +6,10 @@ from pathlib import Path
 import streamlit as st
 
 from feature_browser.data.catalogue import RunCard
+from feature_browser.data.labels import Name
 from feature_browser.draw.boxes import alone, boxed
 from feature_browser.draw.markup import EMPTY, Html, html, joined, running
+from feature_browser.draw.names import named
 from feature_browser.draw.numbers import UNKNOWN, count, flow_text, percent, real
 from feature_browser.draw.tables import Column, cell, table
 from feature_browser.pages.circuit.address import CircuitAddress
@@ -118,8 +120,8 @@ def _differences(first: GraphScene, second: GraphScene) -> Html:
     return boxed("What differs", body, hint=hint)
 
 
-_Given = dict[str, tuple[float, list[str], str]]
-_NOTHING: tuple[float, list[str], str] = (0.0, [], "")
+_Given = dict[str, tuple[float, list[str], Name]]
+_NOTHING: tuple[float, list[str], Name] = (0.0, [], Name())
 
 
 def _given(scene: GraphScene) -> _Given:
@@ -134,22 +136,22 @@ def _given(scene: GraphScene) -> _Given:
     return {name: (total[name], places[name], _called(scene, called[name])) for name in total}
 
 
-def _called(scene: GraphScene, number: int) -> str:
-    return scene.names.title(scene.found.graph.nodes[number])
+def _called(scene: GraphScene, number: int) -> Name:
+    return scene.names.called(scene.found.graph.nodes[number])
 
 
-def _row(name: str, called: str, both: list[_Given]) -> list[Html]:
+def _row(name: str, called: Name, both: list[_Given]) -> list[Html]:
     parts = [part.get(name) for part in both]
     given = [None if part is None else part[0] for part in parts]
     change = (given[0] or 0.0) - (given[1] or 0.0)
     return [
         cell(name),
-        cell(called),
+        named(called) if called.text else EMPTY,
         *(cell(UNKNOWN if part is None else _places(part[1])) for part in parts),
         *(cell(UNKNOWN if value is None else flow_text(value)) for value in given),
         html(
             '<span class="{sign}-text">{v}</span>',
-            sign="neg" if change < 0 else "pos", v=flow_text(change),
+            sign="neg" if change < 0 else "pos", v=cell(flow_text(change)),
         ),
     ]  # fmt: skip
 

@@ -119,7 +119,7 @@ def _amount(value: float) -> Html:
     return html(
         '<span class="{sign}-text">{v}</span>',
         sign="neg" if value < 0 else "pos",
-        v=flow_text(float(value)),
+        v=cell(flow_text(float(value))),
     )
 
 

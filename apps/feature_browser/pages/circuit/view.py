@@ -11,6 +11,7 @@ from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import EMPTY, Html, html
 from feature_browser.pages import Page
 from feature_browser.pages.circuit.address import CircuitAddress
+from feature_browser.pages.circuit.code import circuit_elsewhere
 from feature_browser.pages.circuit.explain import explain_form, job_section
 from feature_browser.pages.circuit.exports import downloads
 from feature_browser.pages.circuit.filters import controls, restricted
@@ -231,4 +232,5 @@ PAGE = Page(
     circuit_view,
     needs_decoder=True,
     asks="Which latents lie behind one prediction, and how do they act on each other?",
+    elsewhere=circuit_elsewhere,
 )

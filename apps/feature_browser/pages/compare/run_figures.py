@@ -3,10 +3,20 @@
 from collections.abc import Callable
 from typing import Any
 
-from feature_browser.data.catalogue import RunCard, flat
+from feature_browser.data.catalogue import RunCard
+from feature_browser.data.options import flat
 from feature_browser.draw.boxes import boxed
 from feature_browser.draw.markup import Html, html
-from feature_browser.draw.numbers import MINUS, UNKNOWN, count, real, share_of_whole, short_count
+from feature_browser.draw.numbers import (
+    MINUS,
+    UNKNOWN,
+    Number,
+    count,
+    literal,
+    real,
+    share_of_whole,
+    short_count,
+)
 from feature_browser.draw.tables import Column, cell, table
 
 METRICS: list[tuple[str, Callable[[Any], str], str]] = [
@@ -44,16 +54,17 @@ def _difference(first: float | None, second: float | None, text: Callable[[Any],
     if first is None or second is None:
         return UNKNOWN
     if first == second:
-        return "same"
-    return f"{MINUS if second < first else '+'}{text(abs(second - first))}"
+        return Number.of(0, "same")
+    shown = f"{MINUS if second < first else '+'}{text(abs(second - first))}"
+    return Number.of(second - first, shown)
 
 
 def _differing(card: RunCard, other: RunCard) -> Html:
     first, second = dict(flat(card.config)), dict(flat(other.config))
     names = [name for name in first | second if first.get(name) != second.get(name)]
     rows = [
-        [cell(name), html("<code>{v}</code>", v=first.get(name, UNKNOWN)),
-         html("<code>{v}</code>", v=second.get(name, UNKNOWN))]
+        [cell(name), *(html("<code>{v}</code>", v=cell(literal(one.get(name, UNKNOWN))))
+                       for one in (first, second))]
         for name in names
     ]  # fmt: skip
     if not rows:

@@ -16,9 +16,19 @@ from feature_browser.draw.charts import cosine_chart
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.names import named
 from feature_browser.draw.numbers import THIN, count, percent, real
-from feature_browser.draw.tables import Column, anchor, cell, choice, metered, page_of, table
+from feature_browser.draw.tables import (
+    Column,
+    anchor,
+    cell,
+    choice,
+    metered,
+    page_of,
+    part,
+    table,
+)
 from feature_browser.pages import Page
 from feature_browser.pages.compare.address import SIDES, CompareAddress
+from feature_browser.pages.compare.code import compare_elsewhere
 from feature_browser.pages.compare.correspondence import ALIKE, KINDS, Correspondence, Side
 from feature_browser.pages.compare.job import Progress, WeightsFile, matching
 from feature_browser.pages.compare.run_figures import figures
@@ -132,7 +142,7 @@ def _choose(card: RunCard, others: list[RunCard], address: CompareAddress) -> Ht
         [
             anchor(address.to(other=run.name, page=1).href, run.name),
             cell(run.variant),
-            html('{m} · <span class="sub">{s}</span>', m=run.model, s=run.site),
+            html('{m} · <span class="sub">{s}</span>', m=run.model, s=part(run.site, "hook")),
             cell(count(run.d_sae)),
             cell(real(run.fvu, 3)),
             cell("no: another place" if _elsewhere(card, run) else "yes"),
@@ -240,7 +250,8 @@ def _kind_link(name: str, address: CompareAddress) -> Html:
 def _share(counts: dict[str, int], name: str) -> Html:
     return html(
         '{n} <span class="sub">{share}</span>',
-        n=count(counts[name]), share=percent(counts[name] / max(1, sum(counts.values()))),
+        n=cell(count(counts[name])),
+        share=part(percent(counts[name] / max(1, sum(counts.values()))), "share"),
     )  # fmt: skip
 
 
@@ -263,13 +274,14 @@ def _table(
     names = list(KINDS)
     rows = []
     for latent in map(int, latents):
-        began = " · began alike" if same is not None and same[latent] else ""
+        alike = same is not None and same[latent]
+        began = html(" · {a}", a=part("yes", "began alike", "began alike")) if alike else EMPTY
         nearest, cosine = int(side.nearest.row[latent]), float(side.nearest.cosine[latent])
         rows.append(
             [
                 anchor(link("latent", run=here.name, latent=latent), latent),
                 named(ours.best(latent)),
-                cell(names[side.kind[latent]] + began),
+                html("{kind}{began}", kind=names[side.kind[latent]], began=began),
                 metered(real(cosine, 3), cosine),
                 anchor(link("latent", run=there.name, latent=nearest), nearest),
                 named(theirs.best(nearest)),
@@ -279,4 +291,7 @@ def _table(
     return table(columns, rows, "Latents and their nearest")
 
 
-PAGE = Page("Compare", CompareAddress, compare_view, asks="Which latents do two runs share?")
+PAGE = Page(
+    "Compare", CompareAddress, compare_view, asks="Which latents do two runs share?",
+    elsewhere=compare_elsewhere,
+)  # fmt: skip

@@ -41,10 +41,6 @@ class HealthAddress(AbstractAddress):
     part: str = one_of("", "measured")
 
 
-TITLES = {"dead": "never fire"}
-"""What is shown of a list's name; “dead” is the evaluation's word, of other tokens."""
-
-
 def lists(
     found: Densities, pairs: Twins | None, run: OpenRun | None, address: HealthAddress
 ) -> Html:
@@ -58,7 +54,7 @@ def lists(
     }
     kind = address.keep or next((kind for kind, n in sizes.items() if n), "dead")
     options = [
-        (f"{TITLES.get(name, name)} {count(n)}", address.to(keep=name, page=1), name == kind)
+        (f"{name} {count(n)}", address.to(keep=name, page=1), name == kind)
         for name, n in sizes.items()
     ]
     size = DEAD_ROWS if kind == "dead" else ROWS

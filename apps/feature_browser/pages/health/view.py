@@ -80,9 +80,10 @@ def _headline(card: RunCard, found: Densities | None, pairs_found: Twins | None)
     n_alike = None if pairs_found is None else len(pairs_found.latent)
     alike = "" if n_alike is None else f", {count(n_alike)} pair{'s' * (n_alike != 1)} alike"
     return html(
-        '<h1 class="headline">{dead} of {all} latents never fire, {dense} {fire} on more than '
+        '<h1 class="headline">{dead} of {all} latents are dead, {dense} {fire} on more than '
         '{limit} of tokens{alike}</h1><p class="sub">Counted on {n} tokens, '
-        "{source}; alike are decoder rows with a cosine above {cos}.</p>",
+        "{source}: the dead never fired on them; alike are decoder rows with a cosine above "
+        "{cos}.</p>",
         dead=count(len(found.dead)), all=count(len(found.density)), dense=count(len(found.dense)),
         fire="fires" if len(found.dense) == 1 else "fire", limit=f"{100 * DENSE:g}{THIN}%",
         alike=alike,
@@ -123,7 +124,7 @@ def _densities(card: RunCard, found: Densities | None) -> Html:
     edges, counts = found.histogram()
     chart = density_chart(edges, counts, DENSE)
     alive = found.density[found.density > 0]
-    hint = f"dashed: dense · {count(len(found.dead))} that never fire not drawn"
+    hint = f"dashed: dense · {count(len(found.dead))} dead not drawn"
     if len(alive):
         middle = f"Half of the living latents fire on less than {percent(float(np.median(alive)))}."
         chart = html('{chart}<p class="sub">{middle}</p>', chart=chart, middle=middle)
@@ -215,7 +216,9 @@ def health_elsewhere(card: RunCard, _: HealthAddress) -> Elsewhere:
     """The measurements of the run."""
     return Elsewhere(
         command("show", card.path),
-        python(card, "import saelab", "", "saelab.figure(saelab.load_evaluation(saelab.Run(RUN)))"),
+        python(
+            card, "import saelab", "", "saelab.figure(saelab.load_evaluation(saelab.Run($RUN)))"
+        ),
     )
 
 

@@ -145,7 +145,7 @@ def _name(scene: LatentScene, latent: int) -> str:
     if name := scene.names.name(latent):
         return name
     known = latent in scene.run.features.latents
-    return "never fires" if known and not scene.run.features.fired(latent) else ""
+    return "dead" if known and not scene.run.features.fired(latent) else ""
 
 
 def reproduce(scene: LatentScene) -> Html:

@@ -238,9 +238,9 @@ def _silent(scene: LatentScene) -> list[Html]:
 def _dead(scene: LatentScene) -> Html:
     record = scene.record
     silent = (
-        f"It was silent on all {count(record.n_tokens)} tokens that were read, so there are no "
+        f"It never fired on the {count(record.n_tokens)} tokens that were read, so there are no "
     )
-    title = "This latent never fires"
+    title = "This latent is dead"
     if scene.run.card.has_forms:
         note = message(title, f"{silent}activations and no examples.")
         return joined([note, plane_card(scene)])
@@ -261,7 +261,7 @@ def latent_elsewhere(card: RunCard, address: LatentAddress) -> Elsewhere:
             card,
             "from saelab import Features",
             "",
-            "latent = Features.of(RUN)[" + number + "]",
+            "latent = Features.of($RUN)[" + number + "]",
             "latent.figure()",
         ),
     )

@@ -20,6 +20,7 @@ from feature_browser.draw.tables import (
     choice,
     matched,
     page_of,
+    part,
     raised,
     sortable,
     table,
@@ -129,7 +130,7 @@ def _summary(run: OpenRun, address: LatentsAddress, hits: Hits) -> Html:
             f"hidden: {count(n - shown)} by {'the search' if address.q.strip() else 'the filter'}"
         )
     else:
-        hidden = f"hidden: {count(n - shown)} that never fire"
+        hidden = f"hidden: {count(n - shown)} dead"
     if address.keep == "ordinary":
         hidden += ", which leaves out latents that fire mostly on massive activations"
     if address.keep == "massive":
@@ -169,7 +170,8 @@ def _table(
     titles = {"latent": "Latent", "f1": "Known feature · F1", "density": "Density", "max": "Max",
               "mean": "Mean when on", "negative": "Negative side"}  # fmt: skip
     signed = bool(run.columns["n_negative"].any())
-    shown = [name for name in titles if signed or name != "negative"]
+    without = {"negative": signed, "f1": bool(run.known.matches)}
+    shown = [name for name in titles if without.get(name, True)]
     heads = {name: (titles[name], HELP[name]) for name in shown}
     columns = sortable(heads, address, words=("latent", "f1"))
     editable = not names.labels.problem and Notes(run.card.path).writable
@@ -188,7 +190,7 @@ def _table(
         [
             *_row(run, _label(notes.of(i), i if editable else None), address, i, shown),
             *(_explanation(names, i, rejected=address.keep == "rejected") if explained else []),
-            html('<span class="sub">{t}</span>', t=names.shared(i) or UNKNOWN),
+            html('<span class="sub shared">{t}</span>', t=names.shared(i) or UNKNOWN),
             raised(run, i),
         ]
         for i in latents.tolist()
@@ -206,13 +208,16 @@ def _explanation(names: LatentNames, latent: int, *, rejected: bool) -> list[Htm
         return [cell(UNKNOWN), cell(UNKNOWN)]
     text = html(
         '<span class="explained"><span class="{how}" title="{source}">{text}</span> '
-        '<span class="sub">{model}</span></span>',
+        '<span class="sub">{model}{side}</span></span>',
         how="name" if told.mark in note.accepted else "name guess",
         source=told.source,
         text=told.text,
-        model=told.model if told.side == "input" else f"{told.model}, what it does",
+        model=part(told.model, "by"),
+        side=EMPTY
+        if told.side == "input"
+        else html(", {s}", s=part("output", "side", "what it does")),
     )
-    score = html('<span title="{by}">{s}</span>', by=told.verdict, s=real(told.score))
+    score = html('<span title="{by}">{s}</span>', by=told.verdict, s=cell(real(told.score)))
     return [text, score]
 
 
@@ -234,7 +239,10 @@ def _row(
 
 def _label(note: Note, latent: int | None) -> Html:
     """The label; with a latent's number, an editable field."""
-    star = html('<span class="star" title="bookmarked">★</span> ') if note.bookmark else EMPTY
+    bookmark = html(
+        '<span class="star" title="bookmarked">{s}</span> ', s=part("yes", "bookmarked", "★")
+    )
+    star = bookmark if note.bookmark else EMPTY
     if latent is not None:
         return html(
             '<span class="labelled">{star}<input class="label" data-note="label" data-of="{n}" '
@@ -252,7 +260,7 @@ def latents_elsewhere(card: RunCard, _: LatentsAddress) -> Elsewhere:
     """The names of all latents, and their figures."""
     return Elsewhere(
         command("names", card.path, "--out", f"{card.own_name}-names.csv"),
-        python(card, "from saelab import Features", "", "columns = Features(RUN).table()"),
+        python(card, "from saelab import Features", "", "columns = Features($RUN).table()"),
     )
 
 

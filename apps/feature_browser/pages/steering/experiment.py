@@ -3,10 +3,10 @@
 torch is imported where an experiment is run, so that a page can draw one without it.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import streamlit as st
-from pydantic import Field, NonNegativeInt, ValidationError
+from pydantic import Field, NonNegativeInt, ValidationError, model_validator
 
 from feature_browser.data.reading import stamp
 from feature_browser.live.chat import prompted
@@ -16,6 +16,9 @@ from saelab.config import Config, UsageError, first_problem
 from saelab.lm.prompt import LONGEST, prompt_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from saelab.analysis.steering.conversation import Exchange
     from saelab.analysis.steering.dose import DoseResponse
     from saelab.analysis.steering.generate import Comparison, Sampling
     from saelab.analysis.steering.interventions import Intervention
@@ -36,6 +39,7 @@ ERRORS = {"keep": "error kept", "drop": "error dropped"}
 DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Strengths of the dose curve, as multiples of the experiment's own."""
 DOSE_TOKENS, DOSE_SAMPLES = 12, 2
+MOST_TURNS = 40
 
 
 class Experiment(Config):
@@ -66,6 +70,16 @@ class Experiment(Config):
     """Decides the sample; plain and steered text use the same random numbers."""
     dose: bool = False
     """Whether to run a range of strengths too."""
+    then: tuple[Annotated[str, Field(min_length=1, max_length=LONGEST)], ...] = Field(
+        default=(), max_length=MOST_TURNS
+    )
+    """In a chat, what is said after the first answer, message by message."""
+
+    @model_validator(mode="after")
+    def _check_chat(self) -> "Experiment":
+        if self.then and not self.chat:
+            raise ValueError("only a chat goes on after the first answer")
+        return self
 
     @property
     def text(self) -> str:
@@ -98,6 +112,20 @@ def run_experiment(live: "Host", experiment: Experiment) -> "Comparison":
         _check_length(live, experiment, experiment.n_tokens)
         prompt = prompted(live, experiment.prompt, chat=experiment.chat)
         return steer(_with_maxima(live), _change(experiment), prompt, _sampling(experiment))
+
+
+def run_reply(live: "Host", experiment: Experiment, earlier: "Sequence[Exchange]") -> "Exchange":
+    """Both models' answers to the experiment's last message, after those to the `earlier` ones.
+
+    Raises:
+        UsageError, RuntimeError: as `run_experiment` does.
+    """
+    from saelab.analysis.steering.conversation import reply
+
+    message = [experiment.prompt, *experiment.then][len(earlier)]
+    with lock_of(live.lm):
+        host, change = _with_maxima(live), _change(experiment)
+        return reply(host, change, earlier, message, _sampling(experiment))
 
 
 def run_doses(live: "Host", experiment: Experiment) -> "DoseResponse | None":

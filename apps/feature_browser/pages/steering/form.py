@@ -101,6 +101,7 @@ def _submitted() -> None:
     positions = values["positions"].strip()
     values["positions"] = int(positions) if is_number(positions, 9) else positions
     try:
+        # A conversation begins anew with what it is about.
         experiment = experiment_of(json.dumps(values))
     except UsageError as error:
         st.session_state[PROBLEM] = str(error)

@@ -118,7 +118,7 @@ def _by_token(plain: "Continuation", steered: "Continuation") -> Html:
     columns = [
         Column("Token", "place in the continuation"),
         Column("Baseline"),
-        Column("log p", "of the baseline's token", numeric=True),
+        Column("log p", "of the baseline's token", numeric=True, saved="log p of the baseline's"),
         Column("Steered"),
         Column("log p", "under the steered model", numeric=True),
         Column("log p unsteered", "of the same token", numeric=True),

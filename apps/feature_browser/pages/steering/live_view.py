@@ -23,6 +23,7 @@ from feature_browser.pages.steering.experiment import (
 from feature_browser.pages.steering.form import form
 from feature_browser.pages.steering.live_cards import doses, effect_line, strength_text, texts
 from feature_browser.pages.steering.saved import Saved, read, save, shelf
+from feature_browser.pages.steering.talk import say_box, talk
 from feature_browser.shell.canvas import change, palette, plot, show, tell
 from saelab.config import UsageError
 from saelab.console import visible
@@ -53,11 +54,14 @@ def live_steering_view(card: RunCard, address: SteeringAddress) -> None:
         return
     try:
         comparison, dose = _run(card, experiment)
+        talked = talk(card, experiment) if experiment.chat else EMPTY
     except UsageError as error:
         problem = message("This cannot be steered", str(error))
         show(_page([problem, _shelf(card, address)]), "steering")
         return
-    show(_page(_results(card, address, experiment, comparison)), "steering")
+    show(_page([*_results(card, address, experiment, comparison), talked]), "steering")
+    if experiment.chat:
+        say_box(experiment)
     _save_box(card, experiment, comparison)
     after = [doses(dose, experiment)] if dose else []
     if dose is not None:

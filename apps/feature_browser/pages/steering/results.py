@@ -10,7 +10,7 @@ from feature_browser.data.catalogue import RunCard
 from feature_browser.data.reading import evaluation
 from feature_browser.draw.boxes import boxed, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.numbers import count, percent, real, signed
+from feature_browser.draw.numbers import UNKNOWN, count, percent, real, signed
 from feature_browser.draw.tables import Column, cell, table
 from feature_browser.pages.steering.address import SteeringAddress
 from saelab.config import UsageError
@@ -123,7 +123,7 @@ def _concepts(values: dict[str, Any]) -> Html:
         [
             cell(method),
             cell(signed(float(np.mean(found)))),
-            cell(percent(float(np.mean(found)) / ideal) if ideal else EMPTY),
+            cell(percent(float(np.mean(found)) / ideal) if ideal else UNKNOWN),
             cell(len(found)),
         ]
         for method, found in ordered

@@ -19,11 +19,13 @@ from feature_browser.draw.tables import (
     choice,
     metered,
     page_of,
+    sided,
     sortable,
     table,
 )
 from feature_browser.pages import Page
 from feature_browser.pages.steering.address import SteeringAddress
+from feature_browser.pages.steering.code import steering_elsewhere
 from feature_browser.pages.steering.live_view import live_steering_view, parts
 from feature_browser.pages.steering.results import (
     concepts,
@@ -219,8 +221,8 @@ def _thresholds(axes: scatter.Axes) -> Html:
 
 def _tip(scores: SteeringScores, row: int) -> str:
     lines = [
-        f"{_name(scores, row)}   output {real(float(scores.output[row]))}   input "
-        f"{real(float(scores.input[row]))}",
+        f"{scores.latent[row]}{' (negative)' * bool(scores.sign[row] < 0)}   "
+        f"output {real(float(scores.output[row]))}   input {real(float(scores.input[row]))}",
         "promises " + _plain_words(scores, scores.lens[row]),
         "fires on " + _plain_words(scores, scores.peaks[row]),
     ]
@@ -229,10 +231,6 @@ def _tip(scores: SteeringScores, row: int) -> str:
 
 def _plain_words(scores: SteeringScores, tokens: ndarray) -> str:
     return " ".join(visible(word).strip() for word in scores.words(tokens[:N_WORDS])) or UNKNOWN
-
-
-def _name(scores: SteeringScores, row: int) -> str:
-    return f"{scores.latent[row]}{' (negative)' if scores.sign[row] < 0 else ''}"
 
 
 def _found(scores: SteeringScores, address: SteeringAddress, found: int) -> Html:
@@ -271,7 +269,10 @@ def _row(scores: SteeringScores, address: SteeringAddress, row: int) -> list[Htm
     output, given = float(scores.output[row]), float(scores.input[row])
     missing = f"too few examples: {scores.n_examples[row]}"
     return [
-        anchor(address.visit("latent", latent=int(scores.latent[row])), _name(scores, row)),
+        anchor(
+            address.visit("latent", latent=int(scores.latent[row])),
+            sided(int(scores.latent[row]), int(scores.sign[row])),
+        ),
         metered(real(output, 3), output),
         html('<span class="sub" title="{t}">{none}</span>', t=missing, none=UNKNOWN)
         if np.isnan(given)
@@ -288,5 +289,7 @@ def _words(scores: SteeringScores, tokens: ndarray) -> Html:
     return joined(html("<code>{w}</code> ", w=visible(word)) for word in words)
 
 
-ASKS = "Which latents move the model?"
-PAGE = Page("Steering", SteeringAddress, steering_view, needs_decoder=True, asks=ASKS)
+PAGE = Page(
+    "Steering", SteeringAddress, steering_view, needs_decoder=True, elsewhere=steering_elsewhere,
+    asks="Which latents move the model?",
+)  # fmt: skip

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from feature_browser.draw.boxes import boxed
 from feature_browser.draw.markup import EMPTY, Html, html, joined
-from feature_browser.draw.numbers import UNKNOWN, percent, real
+from feature_browser.draw.numbers import UNKNOWN, count, percent, real
 from feature_browser.draw.pictures import words
-from feature_browser.draw.tables import Column, anchor, cell, metered, table
+from feature_browser.draw.tables import Column, anchor, cell, metered, part, table, unseen
 from feature_browser.pages.transport.address import TransportAddress
 from saelab.analysis.transport.records import SiteTransport, Spliced
 
@@ -54,10 +54,16 @@ def _rank_row(found: SiteTransport, rank: int) -> list[Html]:
 def _recovered(spliced: Spliced | None) -> Html:
     if spliced is None:
         return html('<span class="sub" title="the model was not run">{t}</span>', t=UNKNOWN)
+    low, high = spliced.low, spliced.high
     ends = "no interval"
-    if spliced.low is not None and spliced.high is not None:
-        ends = f"95 % interval {percent(spliced.low)} to {percent(spliced.high)}"
-    return html('<span title="{ends}">{t}</span>', ends=ends, t=percent(spliced.recovered))
+    ends_saved = EMPTY
+    if low is not None and high is not None:
+        ends = f"95 % interval {percent(low)} to {percent(high)}"
+        ends_saved = joined([unseen(percent(low), "low"), unseen(percent(high), "high")])
+    return html(
+        '<span title="{ends}">{t}{unseen}</span>',
+        ends=ends, t=cell(percent(spliced.recovered)), unseen=ends_saved,
+    )  # fmt: skip
 
 
 def model_box(found: SiteTransport) -> Html:
@@ -177,6 +183,6 @@ def _pair_row(one: SiteTransport, address: TransportAddress, *, chosen: bool) ->
         cell(real(summary["median_r2"]["latents"])),
         cell(real(summary["median_r2"]["identity"])),
         cell(real(summary["r2"], 3)),
-        cell(f"{one.size:.0f} of {len(one.rho)}"),
+        html("{n} of {all}", n=cell(count(round(one.size))), all=part(len(one.rho), "of")),
         _recovered(one.spliced("transported")),
     ]

@@ -10,7 +10,16 @@ from feature_browser.data.reading import OpenRun
 from feature_browser.draw.markup import EMPTY, Html, html
 from feature_browser.draw.names import named
 from feature_browser.draw.numbers import UNKNOWN, count, real
-from feature_browser.draw.tables import Column, anchor, cell, metered, raised, sortable, table
+from feature_browser.draw.tables import (
+    Column,
+    anchor,
+    cell,
+    metered,
+    part,
+    raised,
+    sortable,
+    table,
+)
 from feature_browser.pages.transport.address import TransportAddress
 from saelab.analysis.transport.records import VERDICTS, SiteTransport
 
@@ -89,7 +98,8 @@ def _r2(found: SiteTransport, latent: int) -> Html:
     value = float(found.best[latent])
     if not np.isfinite(value):
         return html('<span class="sub" title="it fires on too few tokens">{t}</span>', t=UNKNOWN)
-    ends = f"{real(float(found.low[latent]))} to {real(float(found.high[latent]))}"
+    low, high = (real(float(ends[latent])) for ends in (found.low, found.high))
+    ends = html("{low} to {high}", low=part(low, "low"), high=part(high, "high"))
     return html(
         '{bar} <span class="sub">{ends}</span>', bar=metered(real(value, 3), value), ends=ends
     )

@@ -14,6 +14,7 @@ class TryAddress(AbstractAddress):
         latent: the latent that shades the prompts, if the reader picked one.
         chat: "1" where they go through the model's chat template.
         pos: the token that was picked.
+        by: whether the table has a row for each token instead of each latent.
         target: the token whose logit is asked about; the likeliest if empty.
     """
 
@@ -25,4 +26,5 @@ class TryAddress(AbstractAddress):
     pos: str = parameter("")
     target: str = parameter("")
     sort: str = one_of("", *SORTS, *PAIR_SORTS)
+    by: str = one_of("", "token")
     page: str = page_number()

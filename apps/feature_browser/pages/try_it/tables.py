@@ -73,7 +73,7 @@ def _effect(effect: float, widest: float) -> Html:
     return html(
         '<span class="effect-of {sign}">{value}<i style="width:{w}%"></i></span>',
         sign="neg" if effect < 0 else "pos",
-        value=signed(effect, 4 if abs(effect) < 0.01 else 3),
+        value=cell(signed(effect, 4 if abs(effect) < 0.01 else 3)),
         w=f"{100 * abs(effect) / widest if widest else 0:.0f}",
     )
 
@@ -86,9 +86,9 @@ def pair_table(bench: Bench, readings: list[PromptReading], latents: tuple[Found
         _column(bench, "latent", "Latent", "its number; the circle lights up both", sort),
         Column("Name", "its label, the known feature it matches, or what its examples share"),
         _column(bench, "first", "In the first", "largest activation there", sort),
-        Column("At", "the token of that value"),
+        Column("At", "the token of that value", saved="at, in the first"),
         _column(bench, "second", "In the second", "largest activation there", sort),
-        Column("At", "the token of that value"),
+        Column("At", "the token of that value", saved="at, in the second"),
         _column(bench, "difference", "Difference", "second minus first", sort),
     ]
     if not len(pair):

@@ -16,6 +16,8 @@ from feature_browser.live.prompt import PromptReading
 from feature_browser.pages import Page
 from feature_browser.pages.try_it.address import TryAddress
 from feature_browser.pages.try_it.bench import Bench, open_bench, read
+from feature_browser.pages.try_it.by_token import by_choice, token_table
+from feature_browser.pages.try_it.code import try_elsewhere
 from feature_browser.pages.try_it.lists import Found, found
 from feature_browser.pages.try_it.strip import strip, token_tip
 from feature_browser.pages.try_it.tables import latents_table, pair_table
@@ -117,7 +119,10 @@ def _one(bench: Bench, readings: list[PromptReading]) -> Html:
             joined([_strip(bench, reading, at), _next(bench, reading)]),
             note=_lit(bench, reading),
         ),
-        latents_table(bench, reading, latents, at),
+        by_choice(bench),
+        token_table(bench, reading)
+        if bench.address.by and at is None
+        else latents_table(bench, reading, latents, at),
     ]
     return joined(body)
 
@@ -238,4 +243,10 @@ def _next(bench: Bench, reading: PromptReading) -> Html:
     )
 
 
-PAGE = Page("Try it", TryAddress, try_view, asks="Which latents fire on my own text?")
+PAGE = Page(
+    "Try it",
+    TryAddress,
+    try_view,
+    asks="Which latents fire on my own text?",
+    elsewhere=try_elsewhere,
+)

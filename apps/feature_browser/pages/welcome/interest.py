@@ -15,6 +15,7 @@ from saelab.analysis.steering.records import HIGH_OUTPUT, SteeringScores
 DENSE = 0.1
 """A latent that is on for more tokens than this says little about each."""
 LEAST_FIRINGS = 20
+SEEN = 3
 TOLD = 200
 """Latents whose examples are read for a common trait."""
 
@@ -95,10 +96,23 @@ def _telling(run: OpenRun) -> Iterator[Worth]:
     """Those that fire far beyond their mean: something sets them off."""
     mean, highest = run.columns["mean"], run.columns["max"]
     peaked = np.where(_ordinary(run), highest / np.maximum(np.abs(mean), 1e-9), 0)
+    seen: set[tuple[int, int]] = set()
     for latent in _best(peaked):
+        places = _places(run, latent)
+        # Several latents of one place, or of a text's beginning, say little of the others.
+        if not places or places & seen or all(position <= 1 for _, position in places):
+            continue
+        seen |= places
         density = percent(float(run.columns["density"][latent]))
         times = real(float(peaked[latent]), 1)
         yield Worth(latent, f"On for {density} of tokens, it peaks at {times} times its mean.")
+
+
+def _places(run: OpenRun, latent: int) -> set[tuple[int, int]]:
+    """Where the strongest examples of a latent have their peaks: texts and positions."""
+    examples = run.features[latent].examples
+    strongest = [*examples.get("top", []), *examples.get("negative", [])][:SEEN]
+    return {(one.context, one.position) for one in strongest}
 
 
 def _best(values: ndarray) -> Iterator[int]:
