@@ -24,6 +24,8 @@ from saelab.formats.json_file import read_sealed_json
 
 L0 = "reconstruction.l0"
 PREFERRED = (L0, "reconstruction.fvu", "downstream.ce_recovered", "downstream.kl", "recovery.f1")
+ABBREVIATED = ("tpp", "scr", "ravel")
+"""Tasks whose names are abbreviations."""
 LESS_IS_BETTER = (
     *("fvu", "mse", "kl", "ce_plain", "ce_spliced", "ce_zero", "dead", "dense", "absor", "error"),
     *("bits", "duplicates", "opposites", "loss", "perplexity", "collinear", "l0"),
@@ -142,7 +144,9 @@ class Tradeoff:
 def in_words(name: str) -> str:
     """A figure's name on a heading or an axis."""
     file, _, rest = name.partition(".")
-    return KNOWN.get(name, f"{file}: {rest}".replace("_", " ") if rest else file)
+    kind = file.removeprefix("task_")
+    kind = kind.upper() if kind in ABBREVIATED else kind
+    return KNOWN.get(name, f"{kind}: {rest}".replace("_", " ") if rest else kind)
 
 
 def less_is_better(name: str) -> bool:

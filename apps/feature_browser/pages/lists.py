@@ -172,7 +172,7 @@ def lists_elsewhere(card: RunCard, address: ListsAddress) -> Elsewhere:
             "from saelab import Features",
             "from saelab.analysis.lists_file import list_of",
             "",
-            "features = Features($RUN)",
+            "features = Features.of($RUN)",
             "for entry in list_of(Path($RUN), $name):",
             "    print(entry.latent, entry.comment, features.fires_on(entry.latent))",
             name=name,

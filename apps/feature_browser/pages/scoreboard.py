@@ -26,8 +26,6 @@ from saelab.analysis.scoreboard import (
 
 SEARCH = "search-runs"
 AT_FIRST = 5
-ABBREVIATED = ("tpp", "scr", "ravel")
-"""Tasks whose names are abbreviations."""
 MOST_SHOWN = 12
 
 

@@ -56,7 +56,7 @@ def summed(costs: Sequence[Cost]) -> Cost:
 def summary(results: Mapping[str, Any]) -> Section:
     """The table of all tasks, with what each took, and all together."""
     found = headlines(results)
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             each.task,
             each.data,

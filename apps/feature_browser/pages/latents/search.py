@@ -144,6 +144,6 @@ def _places(file: FeatureFile, line: int, text: str) -> list[Span]:
 def _texts(path: Path, stamp: int) -> list[str]:
     """Every text of the features file, in lower case."""
     del stamp  # part of the cache's key only
-    file = Features(path.parent).file
+    file = Features.of(path.parent).file
     table = replace(file.table, names=[name.lower() for name in file.vocabulary])
     return [table.text(line[line >= 0].tolist()).lower() for line in file["corpus/tokens"]]

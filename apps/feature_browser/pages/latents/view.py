@@ -260,7 +260,7 @@ def latents_elsewhere(card: RunCard, _: LatentsAddress) -> Elsewhere:
     """The names of all latents, and their figures."""
     return Elsewhere(
         command("names", card.path, "--out", f"{card.own_name}-names.csv"),
-        python(card, "from saelab import Features", "", "columns = Features($RUN).table()"),
+        python(card, "from saelab import Features", "", "columns = Features.of($RUN).table()"),
     )
 
 
