@@ -7,6 +7,8 @@ What differs from saelab's own rules (`saelab.evaluation.absorption`):
 - A letter's own latents have the largest weights of an L1 probe on all latents. The first k of
   them are kept: k grows while the F1 of a balanced logistic regression on them rises by more than
   0.03. SAEBench takes this F1 on the words that are scored, and so do these rules.
+  The L1 probe takes 50 steps for each 4,096 fitted words: with few words its first random weights
+  decide, and a letter's own latents find it badly.
 - Latents take their share of x . w, where saelab's take theirs of (x - b_dec) . w.
 
 SAEBench asks for decoder rows of unit length: codes are scaled as if they had it. Its words may
