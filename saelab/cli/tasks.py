@@ -32,6 +32,7 @@ class TasksArguments(TaskOptions):
 
         saelab tasks runs/topk --probe reviews.csv --label-field stars
         saelab tasks runs/topk --probe sae-probes --first 20 --letters
+        saelab tasks runs/topk --letters --rules saebench --n-words 3000 --saebench eval_results
         saelab tasks runs/topk --tpp topics.jsonl --n-train 1000 --n-test 500
         saelab tasks runs/topk --scr biographies.csv --second-label-field gender
         saelab tasks runs/topk --ravel ravel/data --attributes Country Language

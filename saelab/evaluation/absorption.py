@@ -139,7 +139,7 @@ def measure_task(
             left_out[name] = found
         else:
             parts[name] = found
-    latents = [_latent(int(pole), rows.codes.d_sae) for pole in main]
+    latents = signed_latents(main, rows.codes.d_sae)
     rate = _pooled([part.rate for part in parts.values()])
     result = TaskAbsorption(task.kind, task.name, latents, main_f1, parts, rate)
     return result if rate.n_rows else None, left_out
@@ -208,11 +208,12 @@ def absorbed(
     *,
     direction: Float[Tensor, " d_in"],
     main: Int[Tensor, " main"],
+    of_whole: bool = False,
 ) -> tuple[Float[Tensor, " row"], Bool[Tensor, " row"]]:
     """The absorption fraction of every row, and which are fully absorbed.
 
-    With the unit direction w, latent i contributes c_i = z_i (W_dec[i] . w) to P = (x - b_dec) . w
-    (SAEBench takes x . w, and unit rows; here b_dec's share belongs to no latent). M = sum of c
+    With the unit direction w, latent i contributes c_i = z_i (W_dec[i] . w) to P = (x - b_dec) . w,
+    where b_dec's share belongs to no latent; `of_whole`, P = x . w as in SAEBench. M = sum of c
     over the main latents, T = sum of the three largest c > 0 of others whose pole has a cosine >=
     0.1 with w. Fraction: 0 if M >= P or T < 0.4 P, else 1 if M <= 0, else a / (a + M), a = min(T, P
     - M). Full: no main latent fires, and the largest c is >= 0.4 P, of a pole with a cosine >=
@@ -225,7 +226,7 @@ def absorbed(
     W_dec = sae.W_dec.detach().double().cpu()
     along = W_dec @ w
     cosine = along / W_dec.norm(dim=1).clamp_min(1e-30)
-    resting = sae.resting(x.to(sae.W_dec)).detach().double().cpu()
+    resting = 0.0 if of_whole else sae.resting(x.to(sae.W_dec)).detach().double().cpu()
     present = (x.double() - resting) @ w
     share = codes.values.double() * along[codes.indices]
     leaning = codes.values.sign().double() * cosine[codes.indices]
@@ -244,8 +245,9 @@ def absorbed(
     return torch.where(none, 0.0, fraction), ~is_main.any(dim=1) & leads & enough
 
 
-def _latent(pole: int, d_sae: int) -> tuple[int, int]:
-    return pole % d_sae, 1 if pole < d_sae else -1
+def signed_latents(main: Int[Tensor, " main"], d_sae: int) -> list[tuple[int, int]]:
+    """The latents of these poles, each with its sign."""
+    return [(pole % d_sae, 1 if pole < d_sae else -1) for pole in map(int, main)]
 
 
 def _pooled(rates: Sequence[Rate]) -> Rate:

@@ -31,6 +31,7 @@ BUILT_IN = {
     "recovery": "saelab.evaluation.recovery:RECOVERY",
     "task_probing": "saelab.evaluation.tasks.sparse_probing:PROBING",
     "task_letters": "saelab.evaluation.tasks.letters:LETTERS",
+    "task_letters_saebench": "saelab.evaluation.tasks.letters:LETTERS_SAEBENCH",
     "task_tpp": "saelab.evaluation.tasks.tpp:TPP",
     "task_scr": "saelab.evaluation.tasks.scr:SCR",
     "task_ravel": "saelab.evaluation.tasks.ravel:RAVEL",

@@ -195,6 +195,8 @@ def test_what_cannot_be_measured_says_why(run, tmp_path, capsys, monkeypatch):
         (("--scr", two, "--second-label-field", "other"), "no field 'other'"),
         (("--letters",), "--n-examples 0"),
         (("--letters", "--n-examples", 0), "No letter begins 5 words"),
+        (("--letters", "--rules", "sae-probes"), "--letters has no rules of sae-probes"),
+        (("--ravel", tmp_path, "--rules", "saebench"), "--rules belongs to --probe"),
         (("--saebench", tmp_path / "bench"), "nothing for --saebench"),
         (("--probe", two, "--n-pairs", 50), "--n-pairs belongs to --ravel"),
         (("--scr", "a+b", "--second-label-field", "x"), "belongs to --scr FILE"),

@@ -133,3 +133,13 @@ def test_a_dense_probe_ignores_a_column_that_does_not_vary():
     weights, bias = fit_probes(x.float(), y[:, None])
     assert weights.isfinite().all()
     assert bias.isfinite().all()
+
+
+def test_balanced_classes_are_those_of_which_the_rare_one_is_repeated():
+    x, _ = draw(3, n=40)
+    y = torch.arange(40) < 10
+    x = x / x.std(dim=0)
+    thrice = torch.cat([x, x[:10], x[:10]]), torch.cat([y, y[:10], y[:10]])
+    repeated = fit_logistic(*(part[None] for part in thrice), l2=0.01, standardise=False)
+    found = fit_logistic(x[None], y[None], l2=0.01, standardise=False, balanced=True)
+    torch.testing.assert_close(found, repeated, atol=1e-6, rtol=1e-6)

@@ -8,11 +8,10 @@ absorbed fraction.
 
 What misleads: letters that the model does not know at this site (its probe's F1 below 0.6 on unseen
 words) are left out, so compare SAEs on the same letters only. An SAE without a latent for a letter
-seems not to absorb: its own latents then find the letter badly, so read their F1 too. SAEBench says
-the contrary of such an SAE, and its figures are not to be compared with these: the formula is the
-same, but its probes point elsewhere and it chooses a letter's own latents otherwise
-(docs/tasks.md). Words are distinct without case and spaces, so no probe sees a word that is scored;
-SAEBench's may see it in other case. As in SAEBench, a fifth of the words is scored.
+seems not to absorb: its own latents then find the letter badly, so read their F1 too. SAEBench's
+rules say the contrary of such an SAE (`letters_saebench`): compare figures of the same rules only.
+Words are distinct without case and spaces, so no probe sees a word that is scored; SAEBench's own
+code may see it in other case. As in SAEBench, a fifth of the words is scored.
 """
 
 import random
@@ -35,11 +34,13 @@ from saelab.evaluation.absorption_tasks import first_letter_tasks
 from saelab.evaluation.measurement import Column, Measurement
 from saelab.evaluation.probe import best_threshold, f1_score
 from saelab.evaluation.rows import Rows, Skipped
+from saelab.evaluation.tasks.letters_saebench import measure_by_saebench
 from saelab.evaluation.tasks.options import Cost, FigureWithInterval
 from saelab.evaluation.tasks.pooled import Prompt, TextReader
 from saelab.evaluation.tasks.probes import PENALTIES, interval, mean_over_tasks
 from saelab.evaluation.tasks.summary import Headline
 from saelab.lm.protocol import LanguageModel
+from saelab.sae.base import AbstractSAE
 
 TEMPLATE = "{word} has the first letter: {letter}\n"
 FIT_SHARE = 0.8
@@ -52,7 +53,7 @@ class LetterAbsorption:
     """First-letter absorption; see `saelab.evaluation.tasks.letters`.
 
     Attributes:
-        setting: how many words, examples, and the seed.
+        setting: the rules (`saelab` or `saebench`), how many words, examples, and the seed.
         n_words: words read.
         tasks: the letters.
         left_out: the reason for each other letter.
@@ -70,12 +71,15 @@ class LetterAbsorption:
 
     def headlines(self) -> Iterator[Headline]:
         """The means over letters, beside what says whether there is a letter to absorb."""
-        letters, n = f"{len(self.tasks)} letters", len(self.tasks)
+        n, rules = len(self.tasks), "" if self.setting.get("rules") != "saebench" else " (saebench)"
+        letters = f"{n} letters{rules}"
         own = "own F1", sum(task.main_f1 for task in self.tasks) / n
         probe = "probe F1", sum(task.parts[""].probe_f1 for task in self.tasks) / n
         what = "absorbed in part", "absorbed fully"
-        yield Headline("letters", letters, what[0], self.fraction, own, self.cost, name=what[0])
-        yield Headline("letters", letters, what[1], self.full, probe, name=what[1])
+        yield Headline(
+            "letters", letters, what[0], self.fraction, own, self.cost, name=what[0] + rules
+        )
+        yield Headline("letters", letters, what[1], self.full, probe, name=what[1] + rules)
 
 
 def measure_letters(reader: TextReader, *, asked: str, setting: dict[str, Any]) -> LetterAbsorption:
@@ -96,13 +100,8 @@ def measure_letters(reader: TextReader, *, asked: str, setting: dict[str, Any]) 
         )
         if isinstance(tasks, Skipped):
             raise UsageError(f"{host.lm.info.name}: {tasks.reason}")
-        found: list[TaskAbsorption] = []
-        fitted = fit_task_probes(here, tasks, l2=_best_penalty(here, tasks))
-        for task, probes in zip(tasks, fitted, strict=True):
-            result, reasons = measure_task(here, host.sae, task, probes)
-            found += [] if result is None else [result]
-            if reasons:
-                left_out[task.name] = next(iter(reasons.values()))
+        found, missing = RULES[setting["rules"]](here, host.sae, tasks, setting["seed"])
+        left_out |= missing
     if not found:
         raise UsageError(
             f"No letter could be measured at {host.reads} of {host.lm.info.name}, e.g. "
@@ -112,6 +111,25 @@ def measure_letters(reader: TextReader, *, asked: str, setting: dict[str, Any]) 
         mean_over_tasks([getattr(task.rate, key) for task in found]) for key in ("fraction", "full")
     )
     return LetterAbsorption(setting, asked, len(rows), found, left_out, fraction, full, costs[0])
+
+
+def measure_by_saelab(
+    rows: Rows, sae: AbstractSAE, tasks: Sequence[LabelInParts], seed: int
+) -> tuple[list[TaskAbsorption], dict[str, str]]:
+    """The absorption of each letter, and the reasons for those that have none."""
+    del seed
+    found: list[TaskAbsorption] = []
+    left_out: dict[str, str] = {}
+    fitted = fit_task_probes(rows, tasks, l2=_best_penalty(rows, tasks))
+    for task, probes in zip(tasks, fitted, strict=True):
+        result, reasons = measure_task(rows, sae, task, probes)
+        found += [] if result is None else [result]
+        if reasons:
+            left_out[task.name] = next(iter(reasons.values()))
+    return found, left_out
+
+
+RULES = {"saelab": measure_by_saelab, "saebench": measure_by_saebench}
 
 
 def _best_penalty(rows: Rows, tasks: Sequence[LabelInParts]) -> float:
@@ -219,3 +237,10 @@ LETTERS = Measurement(
     ),
     left_out=_left_out,
 )
+LETTERS_SAEBENCH = replace(
+    LETTERS,
+    name="task_letters_saebench",
+    title="Do latents of words absorb first letters, by SAEBench's rules? (0 % is best)",
+)
+RESULTS = {"saelab": LETTERS.name, "saebench": LETTERS_SAEBENCH.name}
+"""The name of the result by each of the rules; a run may hold both."""

@@ -8,7 +8,7 @@ import torch
 from saelab.config import UsageError
 from saelab.console import note
 from saelab.evaluation.measurement import measurements
-from saelab.evaluation.tasks.letters import LetterAbsorption, measure_letters
+from saelab.evaluation.tasks.letters import RESULTS, LetterAbsorption, measure_letters
 from saelab.evaluation.tasks.options import TASKS, TaskOptions, option
 from saelab.evaluation.tasks.pooled import TextReader
 from saelab.evaluation.tasks.sources import KINDS, Asked, DataSet, TaskKind, check_data
@@ -68,7 +68,9 @@ def measure_tasks(
                 name = KINDS[kind].result
                 found[name] = _measure(run, reader, KINDS[kind], of_kind, made)
         if options.letters:
-            found["task_letters"] = _letters(run, reader, options, made)
+            setting = options.letters_setting()
+            name = RESULTS[setting["rules"]]
+            found[name] = _letters(run, reader, name, setting, made)
     return found
 
 
@@ -125,15 +127,14 @@ def _of(name: str, data: str) -> bool:
 
 
 def _letters(
-    run: Run, reader: TextReader, options: TaskOptions, made: dict[str, Any]
+    run: Run, reader: TextReader, name: str, setting: dict[str, Any], made: dict[str, Any]
 ) -> LetterAbsorption:
-    setting = {key: getattr(options, key) for key in ("n_words", "n_examples", "seed")}
     asked = canonical_digest({**setting, "version": VERSION})
-    earlier = _saved(run, "task_letters")
+    earlier = _saved(run, name)
     if earlier is not None and earlier.asked == asked:
         return earlier
     found = measure_letters(reader, asked=asked, setting=setting)
-    _save(run, "task_letters", found, made)
+    _save(run, name, found, made)
     return found
 
 

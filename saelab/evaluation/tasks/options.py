@@ -37,6 +37,8 @@ RULES = {
 DEFAULT_RULES = {True: "sae-probes", False: "saebench"}
 """By whether the data are of sae-probes."""
 
+N_EXAMPLES = {"saelab": 4, "saebench": 10}
+"""Solved examples before a word of --letters, by its rules."""
 
 TASKS = ("probe", "tpp", "scr", "letters", "ravel", "unlearn")
 BELONGS = {
@@ -85,7 +87,8 @@ class TaskOptions(Config):
     """saebench: the mean over a text's first 128 tokens, latents ranked by the difference of means,
     4,000 texts to fit and 1,000 to score. sae-probes: the last of at most 1,024 tokens, ranked by
     the difference over the mean activation, 1,024 texts to fit and 1,000 to score. Default:
-    sae-probes for its data, saebench for other data."""
+    sae-probes for its data, saebench for other data. With --letters: saebench finds directions and
+    a letter's own latents as SAEBench does; default: saelab's own rules."""
     n_train: int | None = Field(default=None, ge=40)
     """Most texts of a task to choose latents and fit probes on."""
     n_test: int | None = Field(default=None, ge=40)
@@ -95,8 +98,8 @@ class TaskOptions(Config):
     the end."""
     n_words: int = Field(default=300, ge=100)
     """With --letters: most words of a letter, four fifths to fit and the others to score."""
-    n_examples: int = Field(default=4, ge=0, le=50)
-    """With --letters: solved examples before each word."""
+    n_examples: int | None = Field(default=None, ge=0, le=50)
+    """With --letters: solved examples before each word; default: 4, or 10 with --rules saebench."""
     attributes: Annotated[tuple[str, ...], Heading("RAVEL and unlearning")] = ()
     """With --ravel: the attributes; default: those that SAEBench measures, else all of a kind."""
     n_pairs: int = Field(default=5000, ge=40)
@@ -131,6 +134,12 @@ class TaskOptions(Config):
         if self.first is not None and "sae-probes" not in self.probe:
             raise UsageError("--first belongs to --probe sae-probes; leave it out.")
         self._check_belongings()
+        if self.rules is not None and not any((self.probe, self.tpp, self.scr, self.letters)):
+            raise UsageError("--rules belongs to --probe, --tpp, --scr or --letters; leave it out.")
+        if self.rules == "sae-probes" and not any((self.probe, self.tpp, self.scr)):
+            raise UsageError(
+                "--letters has no rules of sae-probes; give --rules saebench, or none."
+            )
         if self.unlearn is not None:
             for name in ("keep", "forget_text", "keep_text"):
                 if not getattr(self, name):
@@ -145,6 +154,12 @@ class TaskOptions(Config):
                 "--second-label-field belongs to --scr FILE; data sets joined by + have one label "
                 "each."
             )
+
+    def letters_setting(self) -> dict[str, Any]:
+        """The rules, words, examples and seed of --letters."""
+        rules = "saebench" if self.rules == "saebench" else "saelab"
+        n = N_EXAMPLES[rules] if self.n_examples is None else self.n_examples
+        return {"rules": rules, "n_words": self.n_words, "n_examples": n, "seed": self.seed}
 
     def rules_for(self, *, packaged: bool) -> tuple[str, TaskRules]:
         """The rules for data of sae-probes, or other data, and their name."""

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from saelab.config import UsageError
+from saelab.console import note
 from saelab.evaluation.measurement import measurements
+from saelab.evaluation.tasks.letters import LETTERS, LETTERS_SAEBENCH
 from saelab.evaluation.tasks.saebench_changes import CHANGES, Values
 from saelab.evaluation.tasks.sparse_probing import KS, ProbedTask
 from saelab.files import atomic_write_json, make_directory
@@ -52,7 +54,7 @@ def write_saebench(run: Run, directory: Path) -> list[Path]:
 def _evaluations(run: Run) -> Iterator[tuple[str, Values | None]]:
     model = str(run.model()["name"]) if not run.on_arrays else ""
     results = {}
-    for name in ("reconstruction", "downstream", "density", "task_probing", "task_letters"):
+    for name in ("reconstruction", "downstream", "density", "task_probing", LETTERS_SAEBENCH.name):
         results[name] = _read(run, name)
     yield "core", _core(model, run, results)
     for kind, rules in (
@@ -62,7 +64,12 @@ def _evaluations(run: Run) -> Iterator[tuple[str, Values | None]]:
         tasks = {} if results["task_probing"] is None else results["task_probing"].tasks
         own = {name: task for name, task in tasks.items() if task.setting["rules"] == rules}
         yield kind, _probing(model, own, packaged=rules == "sae-probes") if own else None
-    yield "absorption_first_letter", _absorption(model, results["task_letters"])
+    if results[LETTERS_SAEBENCH.name] is None and run.evaluation(LETTERS.name) is not None:
+        note(
+            "First-letter absorption by saelab's own rules is left out, since it is not to be "
+            "compared with SAEBench's; saelab tasks RUN --letters --rules saebench measures that."
+        )
+    yield "absorption_first_letter", _absorption(model, results[LETTERS_SAEBENCH.name])
     for kind, values in CHANGES.items():
         yield kind, values(model, _read(run, f"task_{kind}"))
 
