@@ -63,8 +63,8 @@ def main(arguments: list[str]) -> int:
     from saelab.claims.measured import Failed, Measured, in_order
     from saelab.lock import writing
 
-    check_text(args.text)
     chosen = _chosen(args)
+    check_text(args.text)
     options = ClaimOptions(args.seeds, args.model, args.text, args.n_tokens, args.device)
     with writing(args.out):
         workspace = Workspace(args.out, options)

@@ -40,7 +40,6 @@ from saelab.formats.json_file import (
     write_sealed_json,
 )
 from saelab.formats.regular import read_regular
-from saelab.formats.tensor_header import identity_of
 from saelab.lm.recorded import name_now
 from saelab.lock import RUN_LOCK, check_held
 from saelab.moved import beside, now_at, remedy
@@ -123,6 +122,9 @@ class Run:
     @property
     def weights_sha256(self) -> str:
         """What tells these weights from others; see `identity_of`."""
+        # Imported here, so that --help does not wait for numpy.
+        from saelab.formats.tensor_header import identity_of
+
         return identity_of(self.weights)
 
     @property

@@ -126,7 +126,7 @@ def test_directories_of_several_layers_and_cross_layer_transcoders_are_refused(t
         ("[" * 20_000, "is not valid YAML"),
         ("- model_name: m\n", "is no mapping"),
         ("", "is no mapping"),
-        (" " * (2**20 + 1), "at most 1048576"),
+        (" " * (2**20 + 1), "at most 1,048,576"),
     ],
     ids=["quote", "bracket", "deep", "list", "empty", "large"],
 )
