@@ -26,13 +26,12 @@ class Keeper:
     """
 
     card: RunCard
-    d_sae: int
     weights: tuple[int, int, int]
 
     @classmethod
-    def of(cls, card: RunCard, d_sae: int) -> "Keeper":
+    def of(cls, card: RunCard) -> "Keeper":
         """The keeper of a page that is drawn now."""
-        return cls(card, d_sae, identity(card.weights_path))
+        return cls(card, identity(card.weights_path))
 
     def __call__(self, edits: object) -> None:
         """Save the edits that are not saved yet; `told` reports what fails, with the text.
@@ -42,7 +41,7 @@ class Keeper:
         another form are ignored.
         """
         for edit in edits if isinstance(edits, list) else []:
-            if not _whole(edit, self.d_sae) or edit["id"] <= noted():
+            if not _whole(edit, self.card.d_sae) or edit["id"] <= noted():
                 continue
             st.session_state[NOTED] = edit["id"]
             try:

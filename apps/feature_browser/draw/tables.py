@@ -152,9 +152,9 @@ def matched(known: Known | None, latent: int) -> Html:
 
 
 def raised(run: OpenRun, latent: int) -> Html:
-    """The tokens whose logits a latent raises most."""
+    """The tokens whose logits a latent raises most; unknown of one without features."""
     file = run.features.file
-    if "logits/top_tokens" not in file:
+    if "logits/top_tokens" not in file or latent not in run.features.latents:
         return cell(UNKNOWN)
     tokens = file["logits/top_tokens"][run.features.place(latent)][:4]
     return joined(html("<code>{t}</code> ", t=visible(file.token(int(t)))) for t in tokens)

@@ -43,7 +43,7 @@ def latent_view(_: Catalogue, card: RunCard, address: LatentAddress) -> None:
     if wanted:
         explain(run.card, number)
     st.set_page_config(page_title=f"{_title(run, number)} · saelab")
-    keep = Keeper.of(run.card, run.card.d_sae)
+    keep = Keeper.of(run.card)
     show(run.page(address.to(latent=number), draw), "latent", latent=number, on_edit=keep)
 
 
