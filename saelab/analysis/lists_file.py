@@ -9,7 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saelab.analysis.lists import LONGEST_COMMENT, LONGEST_NAME, STAY, Entry, EntryText
+from saelab.analysis.lists import (
+    LONGEST_COMMENT,
+    LONGEST_NAME,
+    STAY,
+    Entry,
+    EntryText,
+    lines_of,
+)
 from saelab.analysis.notes import Notes
 from saelab.config import UsageError
 from saelab.formats.json_file import parse_json
@@ -66,6 +73,8 @@ def parsed_lists(raw: bytes, name: str) -> Lists:
                 f"{where} has no `list` of 1 to {LONGEST_NAME} characters in one line with a "
                 f"comment of at most {LONGEST_COMMENT}."
             )
+        if (n_lines := len(lines_of(comment))) > 1:
+            raise UsageError(f"{where} has a comment of {n_lines} lines; write one line.")
         entries = found.setdefault(text.name, {})
         entries[latent] = Entry(latent, float(len(entries)), text.comment)
     if not found:
