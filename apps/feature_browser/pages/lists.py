@@ -169,8 +169,9 @@ def _taken(card: RunCard) -> None:
 
 def lists_elsewhere(card: RunCard, address: ListsAddress) -> Elsewhere:
     """The list's latents as pages to send, and in Python."""
-    name = _chosen(lists_of(card), address)
-    if not name:
+    lists = lists_of(card)
+    name = _chosen(lists, address)
+    if name not in lists:
         return NOWHERE
     return Elsewhere(
         command("publish", card.path, "--list", name, "--out", "site"),
