@@ -66,6 +66,23 @@ def test_the_palette_finds_lists_and_puts_the_latent_in_hand_on_one(copy: Path):
     assert not [hit for hit in hits(catalogue, here, "add o") if hit["kind"] == "add"]
 
 
+def check_columns(page: Page) -> None:
+    """The table is saved with what it says, and without its buttons."""
+    with page.expect_download() as file:
+        page.locator('[data-export="jsonl"]').click()
+    row = json.loads(Path(file.value.path()).read_text().splitlines()[0])
+    assert (row["Latent"], row["Comment"]) == (3, "mine")
+    assert [*row][-2:] == ["Max", "Raises"]
+
+
+def exported(page: Page) -> list[dict[str, object]]:
+    """The rows of the file of all lists."""
+    with page.expect_download() as file:
+        page.get_by_role("button", name="Lists …").click()
+        page.get_by_role("button", name="Export all as JSONL").click()
+    return [json.loads(line) for line in Path(file.value.path()).read_text().splitlines()]
+
+
 @pytest.mark.browser
 @pytest.mark.slow
 def test_a_list_is_made_by_keys_ordered_commented_and_taken_back(page: Page, copy: Path):
@@ -106,9 +123,7 @@ def test_a_list_is_made_by_keys_ordered_commented_and_taken_back(page: Page, cop
         page.get_by_label("Comment on latent 3").fill("mine")
         page.keyboard.press("Enter")
         expect(page.get_by_text("somebody else had written “theirs”")).to_be_visible()
-        with page.expect_download() as file:
-            page.get_by_role("button", name="Lists …").click()
-            page.get_by_role("button", name="Export all as JSONL").click()
-    rows = [json.loads(line) for line in Path(file.value.path()).read_text().splitlines()]
+        check_columns(page)
+        rows = exported(page)
     assert [row["latent"] for row in rows] == order(copy)
     assert [row["comment"] for row in rows if row["latent"] in (3, 9)] == ["mine", "by key"]

@@ -81,7 +81,7 @@ def _page(run: OpenRun, lists: Lists, address: ListsAddress) -> Html:
         Column("Density", "share of tokens on which it fires", numeric=True),
         Column("Max", "largest activation, without its sign", numeric=True),
         Column("Raises", "the tokens whose logits it raises most"),
-        Column("Order"),
+        Column("Order", saved=None),
     ]
     gone = f" · {count(unknown)} numbers are of no latent of this run" if unknown else ""
     return html(
