@@ -1,5 +1,6 @@
 """Named lists of latents: their order, their safety, their file."""
 
+import json
 import random
 import threading
 from pathlib import Path
@@ -7,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from saelab.analysis.lists import Entry, EntryText, lists_of, settled
-from saelab.analysis.lists_file import import_lists, list_of, parsed_lists, written_lists
+from saelab.analysis.lists_file import (
+    import_lists,
+    list_of,
+    parsed_lists,
+    take_back,
+    values_of,
+    written_lists,
+)
 from saelab.analysis.notes import Note, Notes
 from saelab.config import UsageError
 
@@ -141,6 +149,31 @@ def test_a_file_of_lists_is_read_as_it_was_written(tmp_path: Path):
 def test_a_line_that_is_no_entry_is_named(line: bytes, said: str):
     with pytest.raises(UsageError, match=said):
         parsed_lists(line, "f")
+
+
+def test_an_import_is_taken_back_but_for_what_was_changed_since(tmp_path: Path):
+    for latent in (7, 3):
+        put(tmp_path, latent, "+", "mine")
+    was = Notes(tmp_path).lists()
+    rows = [(ODD, 3, "theirs"), (ODD, 9, ""), ("new", 7, ""), ("new", 8, "")]
+    lists = parsed_lists(
+        b"\n".join(
+            json.dumps(dict(zip(("list", "latent", "comment"), row, strict=True))).encode()
+            for row in rows
+        ),
+        "f",
+    )
+    before = values_of(tmp_path, lists)
+    import_lists(tmp_path, 10, lists)
+    after = values_of(tmp_path, lists)
+    assert take_back(tmp_path, before, after) == 0
+    assert Notes(tmp_path).lists() == was
+    import_lists(tmp_path, 10, lists)
+    after = values_of(tmp_path, lists)
+    put(tmp_path, 9, "+", "kept")
+    assert take_back(tmp_path, before, after) == 1
+    assert order(tmp_path) == [7, 3, 9]
+    assert "new" not in Notes(tmp_path).lists()
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\u2028"])

@@ -9,7 +9,7 @@ from apps.driving import Open, drawn
 from apps.serving import served
 from feature_browser.data.catalogue import read_catalogue
 from feature_browser.server.find import hits
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FilePayload, Page, expect
 
 from saelab.analysis.notes import Notes
 
@@ -83,6 +83,21 @@ def exported(page: Page) -> list[dict[str, object]]:
     return [json.loads(line) for line in Path(file.value.path()).read_text().splitlines()]
 
 
+def check_import(page: Page, copy: Path) -> None:
+    """An import is taken back as one."""
+    was = Notes(copy / "one").lists()
+    row = json.dumps({"list": ODD, "latent": 11, "comment": "read"}).encode()
+    file = FilePayload(name="more.jsonl", mimeType="text/plain", buffer=row)
+    page.locator("input[type=file]").set_input_files(file)
+    expect(page.get_by_text("1 entries were read from more.jsonl")).to_be_visible()
+    expect(page.locator("tbody td:first-child a").last).to_have_text("11")
+    page.keyboard.press("Escape")
+    page.locator("h1:visible").click()
+    page.keyboard.press("Control+z")
+    expect(page.get_by_text("The import of 1 entries was taken back")).to_be_visible()
+    assert Notes(copy / "one").lists() == was
+
+
 @pytest.mark.browser
 @pytest.mark.slow
 def test_a_list_is_made_by_keys_ordered_commented_and_taken_back(page: Page, copy: Path):
@@ -125,5 +140,6 @@ def test_a_list_is_made_by_keys_ordered_commented_and_taken_back(page: Page, cop
         expect(page.get_by_text("somebody else had written “theirs”")).to_be_visible()
         check_columns(page)
         rows = exported(page)
+        check_import(page, copy)
     assert [row["latent"] for row in rows] == order(copy)
     assert [row["comment"] for row in rows if row["latent"] in (3, 9)] == ["mine", "by key"]

@@ -22,7 +22,7 @@ from feature_browser.draw.tables import Column, anchor, cell, choice, page_of, r
 from feature_browser.pages import Page
 from feature_browser.shell.canvas import show
 from saelab.analysis.lists import BEFORE, END, Entry
-from saelab.analysis.lists_file import import_lists, parsed_lists, written_lists
+from saelab.analysis.lists_file import import_lists, parsed_lists, values_of, written_lists
 from saelab.analysis.notes import Notes
 from saelab.config import UsageError
 
@@ -52,7 +52,8 @@ def lists_view(_: Catalogue, card: RunCard, address: ListsAddress) -> None:
             for name, entries in lists.items()
         ]
         show(choice("list", options) if options else EMPTY, "context")
-    show(alone(_page(run, lists, address)), "lists", on_edit=Keeper.of(card))
+    show(alone(_page(run, lists, address)), "lists", on_edit=Keeper.of(card),
+         imported=annotate.last_import(card.path))  # fmt: skip
 
 
 def _chosen(lists: Lists, address: ListsAddress) -> str:
@@ -161,8 +162,11 @@ def _taken(card: RunCard) -> None:
     if file is None:
         return
     try:
-        n = import_lists(card.path, card.d_sae, parsed_lists(file.getvalue(), file.name))
-        annotate.say(f"{n} entries were read from {file.name}.")
+        found = parsed_lists(file.getvalue(), file.name)
+        before = values_of(card.path, found)
+        n = import_lists(card.path, card.d_sae, found)
+        annotate.keep_import(card.path, before, values_of(card.path, found))
+        annotate.say(f"{n} entries were read from {file.name}; Ctrl Z takes them back.")
     except UsageError as error:
         annotate.say(str(error))
 
