@@ -27,9 +27,22 @@ class Entry:
     comment: str = ""
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines with any text; an entry's comment has at most one, as its field does."""
+    return [said for line in text.splitlines() if (said := line.strip())]
+
+
+def comment_of(value: str) -> str:
+    """The comment in the value of an edit, as it was written."""
+    return "\n".join(value.split("\n")[2:])
+
+
 @dataclass(frozen=True)
 class EntryText:
-    """The value of an edit, taken apart; `place` is empty if the latent is not on the list."""
+    """The value of an edit, taken apart; `place` is empty if the latent is not on the list.
+
+    A comment is one line. One of several lines, as older versions wrote, is read as one.
+    """
 
     name: str
     place: str = ""
@@ -44,7 +57,7 @@ class EntryText:
         fits = fits and "\r" not in name + place
         if not fits or (place and not _PLACE.fullmatch(place)) or (comment and not place):
             return None
-        return cls(name.strip(), place, comment.strip())
+        return cls(name.strip(), place, " ".join(lines_of(comment)))
 
     @property
     def value(self) -> str:

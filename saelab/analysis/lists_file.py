@@ -9,7 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saelab.analysis.lists import LONGEST_COMMENT, LONGEST_NAME, STAY, Entry, EntryText
+from saelab.analysis.lists import (
+    LONGEST_COMMENT,
+    LONGEST_NAME,
+    STAY,
+    Entry,
+    EntryText,
+    lines_of,
+)
 from saelab.analysis.notes import Notes
 from saelab.config import UsageError
 from saelab.formats.json_file import parse_json
@@ -19,6 +26,8 @@ MAX_BYTES = 2**26
 MAX_LINE_VALUES = 10
 FIELDS = ("list", "latent", "comment")
 Lists = Mapping[str, Sequence[Entry]]
+Values = Mapping[tuple[str, int], str]
+"""The values of edits by list and latent."""
 
 
 def list_of(run: Path, name: str) -> Sequence[Entry]:
@@ -66,6 +75,8 @@ def parsed_lists(raw: bytes, name: str) -> Lists:
                 f"{where} has no `list` of 1 to {LONGEST_NAME} characters in one line with a "
                 f"comment of at most {LONGEST_COMMENT}."
             )
+        if (n_lines := len(lines_of(comment))) > 1:
+            raise UsageError(f"{where} has a comment of {n_lines} lines; write one line.")
         entries = found.setdefault(text.name, {})
         entries[latent] = Entry(latent, float(len(entries)), text.comment)
     if not found:
@@ -109,3 +120,34 @@ def import_lists(run: Path, d_sae: int, lists: Lists) -> int:
     ]
     Notes(run).write_all(edits)
     return len(edits)
+
+
+def values_of(run: Path, lists: Lists) -> Values:
+    """What the run has of the entries of `lists`: values that write them again as they are now."""
+    there = Notes(run).lists()
+    now = {(name, one.latent): one for name, entries in there.items() for one in entries}
+    asked = [(name, one.latent) for name, entries in lists.items() for one in entries]
+    return {key: _value(key[0], now.get(key)) for key in asked}
+
+
+def _value(name: str, entry: Entry | None) -> str:
+    text = EntryText(name, f"{entry.place:.17g}", entry.comment) if entry else EntryText(name)
+    return text.value
+
+
+def take_back(run: Path, before: Values, after: Values) -> int:
+    """Make entries what they were `before`, where they still are what they were `after`.
+
+    Returns:
+        How many were changed since, and stay.
+
+    Raises:
+        UsageError: the notes cannot be written; then nothing is.
+    """
+    lists: dict[str, list[Entry]] = {}
+    for name, latent in after:
+        lists.setdefault(name, []).append(Entry(latent, 0.0))
+    now = values_of(run, lists)
+    same = [key for key in after if now[key] == after[key]]
+    Notes(run).write_all([(key[1], "list", before[key]) for key in same])
+    return len(after) - len(same)

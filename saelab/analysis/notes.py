@@ -22,6 +22,8 @@ from saelab.analysis.lists import (
     LONGEST_NAME,
     Entry,
     EntryText,
+    comment_of,
+    lines_of,
     lists_of,
     settled,
 )
@@ -240,6 +242,10 @@ def _fitting(latent: int, field: str, value: str) -> str:
     if field != "list":
         return value
     entry = EntryText.of(value)
+    if entry and (n_lines := len(lines_of(comment_of(value)))) > 1:
+        raise UsageError(
+            f"The comment on latent {latent} in {entry.name} has {n_lines} lines; write one."
+        )
     if entry is None:
         raise UsageError(
             f"Latent {latent} cannot be put on the list {value.partition(chr(10))[0][:40]!r}: a "

@@ -1,5 +1,6 @@
 """Named lists of latents: their order, their safety, their file."""
 
+import json
 import random
 import threading
 from pathlib import Path
@@ -7,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from saelab.analysis.lists import Entry, EntryText, lists_of, settled
-from saelab.analysis.lists_file import import_lists, list_of, parsed_lists, written_lists
+from saelab.analysis.lists_file import (
+    import_lists,
+    list_of,
+    parsed_lists,
+    take_back,
+    values_of,
+    written_lists,
+)
 from saelab.analysis.notes import Note, Notes
 from saelab.config import UsageError
 
@@ -50,13 +58,13 @@ def test_a_list_keeps_the_order_that_moves_give_it():
 def test_an_entry_is_commented_taken_away_and_brought_back(tmp_path: Path):
     for latent in (7, 3, 5):
         put(tmp_path, latent, "+")
-    put(tmp_path, 3, "+", " two\nlines ")
+    put(tmp_path, 3, "+", " two words ")
     was = Notes(tmp_path).history(3)[-1].value
     put(tmp_path, 3, "")
     assert order(tmp_path) == [7, 5]
     Notes(tmp_path).write(3, "list", was)
     assert order(tmp_path) == [7, 3, 5]
-    assert Notes(tmp_path).lists()[ODD][1].comment == "two\nlines"
+    assert Notes(tmp_path).lists()[ODD][1].comment == "two words"
     put(tmp_path, 7, ">")
     assert order(tmp_path) == [3, 5, 7]
     assert Notes(tmp_path).all() == {}
@@ -108,7 +116,7 @@ def test_what_is_no_entry_is_refused(tmp_path: Path, value: str):
 
 def test_a_file_of_lists_is_read_as_it_was_written(tmp_path: Path):
     for latent in (9, 2, 30):
-        put(tmp_path, latent, "+", "“quoted”, with\na line" if latent == 2 else "")
+        put(tmp_path, latent, "+", "“quoted”, with\ta tab" if latent == 2 else "")
     Notes(tmp_path).write(2, "list", "b\n+")
     raw = written_lists(Notes(tmp_path).lists())
     there = tmp_path / "there"
@@ -131,12 +139,51 @@ def test_a_file_of_lists_is_read_as_it_was_written(tmp_path: Path):
         (b'{"list": "a\\nb", "latent": 1}', "no `list`"),
         (b'{"list": "a", "latent": 1, "more": 1}', "has 'more'"),
         (b"[1]", "an entry has"),
+        (
+            b'{"list": "a", "latent": 1}\n{"list": "a", "latent": 2, "comment": "b\\nc"}',
+            "Line 2 of f has a comment of 2 lines",
+        ),
         (b"", "holds no lists"),
     ],
 )
 def test_a_line_that_is_no_entry_is_named(line: bytes, said: str):
     with pytest.raises(UsageError, match=said):
         parsed_lists(line, "f")
+
+
+def test_an_import_is_taken_back_but_for_what_was_changed_since(tmp_path: Path):
+    for latent in (7, 3):
+        put(tmp_path, latent, "+", "mine")
+    was = Notes(tmp_path).lists()
+    rows = [(ODD, 3, "theirs"), (ODD, 9, ""), ("new", 7, ""), ("new", 8, "")]
+    lists = parsed_lists(
+        b"\n".join(
+            json.dumps(dict(zip(("list", "latent", "comment"), row, strict=True))).encode()
+            for row in rows
+        ),
+        "f",
+    )
+    before = values_of(tmp_path, lists)
+    import_lists(tmp_path, 10, lists)
+    after = values_of(tmp_path, lists)
+    assert take_back(tmp_path, before, after) == 0
+    assert Notes(tmp_path).lists() == was
+    import_lists(tmp_path, 10, lists)
+    after = values_of(tmp_path, lists)
+    put(tmp_path, 9, "+", "kept")
+    assert take_back(tmp_path, before, after) == 1
+    assert order(tmp_path) == [7, 3, 9]
+    assert "new" not in Notes(tmp_path).lists()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\u2028"])
+def test_a_comment_is_one_line(tmp_path: Path, end: str):
+    with pytest.raises(UsageError, match="latent 3 in odd ones has 2 lines; write one"):
+        put(tmp_path, 3, "+", f"two{end}lines")
+    assert not list(tmp_path.iterdir())
+    # One that an older version wrote is read as its field shows it.
+    (found,) = lists_of([(3, f"{ODD}\n1\ntwo{end}lines")])[ODD]
+    assert found == Entry(3, 1.0, "two lines")
 
 
 def test_a_hostile_row_is_not_taken_for_an_entry(tmp_path: Path):

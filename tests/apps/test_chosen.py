@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from apps.driving import Open, address, drawn
+from feature_browser.data.catalogue import read_catalogue
+from feature_browser.draw.annotate import Keeper
+from feature_browser.draw.numbers import percent
 
 from saelab.analysis.explain.explain import begin, chosen, explain_by_tokens
 from saelab.analysis.features import FeatureOptions
 from saelab.analysis.features.collect import collect_chosen
+from saelab.analysis.notes import Notes
+from saelab.analysis.records import Features
 from saelab.analysis.steering.edits import latent_edits, with_maxima
 from saelab.analysis.steering.interventions import Intervention
 from saelab.cli import main
@@ -53,6 +58,28 @@ def test_lists_show_them_and_health_says_that_the_rest_is_unknown(few: Path, ope
     assert "latent=17" in page
     assert "Its features were asked for." in drawn(open_app(few, run="one", view="welcome"))
     assert "saelab features" in drawn(open_app(few, run="one", view="health"))
+
+
+def test_a_list_has_those_without_features_too_and_can_be_mended(few: Path, open_app: Open):
+    notes = Notes(few / "one")
+    for latent in (3, 1, 17, 32):
+        notes.write(latent, "list", "mixed\n+\nkept")
+    app = open_app(few, run="one", view="lists")
+    page = drawn(app)
+    assert "3 latents · 1 numbers are of no latent of this run" in page
+    rows = {row.split("latent=")[1].split('"')[0]: row for row in page.split("<tr>")[2:]}
+    assert list(rows) == ["3", "1", "17"]
+    assert [n for n, row in rows.items() if "no features collected" in row] == ["1"]
+    columns = Features.of(few / "one").table()
+    assert all(
+        str(percent(float(columns["density"][place]))) in rows[n]
+        for place, n in ((0, "3"), (1, "17"))
+    )
+    assert 'aria-label="Take 1 off the list"' in rows["1"]
+    card = read_catalogue(few).runs["one"]
+    edit = {"id": 1, "latent": 31, "field": "list", "value": "mixed\n+"}
+    Keeper.of(card)([edit])
+    assert [one.latent for one in notes.lists()["mixed"]] == [3, 1, 17, 32, 31]
 
 
 def test_they_are_explained_published_and_exported(few: Path, tmp_path: Path, capsys):

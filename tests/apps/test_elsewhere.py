@@ -1,6 +1,8 @@
 """A page's code elsewhere: the command is one of saelab's, and the Python runs."""
 
+import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from feature_browser.data.catalogue import read_catalogue
 from feature_browser.data.elsewhere import NOWHERE, Elsewhere, python
 from feature_browser.pages import pages
 from feature_browser.pages.steering.experiment import Experiment
+from streamlit.testing.v1 import AppTest
 
 from saelab.analysis.notes import Notes
 from saelab.cli import VERBS
@@ -35,6 +38,11 @@ def code(root: Path, run: str, view: str, monkeypatch, **address: str) -> Elsewh
     found = page.elsewhere(card, page.address.of({"run": run, **address}))
     assert found != NOWHERE
     return found
+
+
+def whole(app: AppTest) -> str:
+    """All the HTML of a page, with its dialogs."""
+    return "".join(json.loads(one.proto.json)["html"] for one in app.get("bidi_component"))
 
 
 def check_command(text: str) -> None:
@@ -66,6 +74,36 @@ def test_what_a_page_reads_from_files_is_read_by_its_python(
     found = code(tmp_path if view == "lists" else runs, "signed", view, monkeypatch,
                  **OF_FILES[view])  # fmt: skip
     exec(compile(found.python, view, "exec"), {})
+    check_command(found.command)
+
+
+@pytest.mark.parametrize(
+    ("run", "view", "address"),
+    [
+        ("signed", "latent", {"latent": "99"}),
+        ("bare", "latent", {"latent": "5"}),
+        ("signed", "lists", {"list": "never made"}),
+        ("plain", "known", {}),
+    ],
+)
+def test_what_a_page_refuses_has_no_code(runs: Path, run: str, view: str, address, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["app.py", str(runs)])
+    card, page = read_catalogue(runs).runs[run], pages()[view]
+    assert page.elsewhere(card, page.address.of({"run": run, **address})) == NOWHERE
+
+
+def test_a_page_that_needs_features_has_no_code_without_them(runs: Path, open_app):
+    assert 'class="code"' not in whole(open_app(runs, run="bare", view="latents"))
+    assert 'class="code"' in whole(open_app(runs, run="plain", view="latents"))
+
+
+def test_runs_of_other_places_are_compared_by_no_python(runs: Path, tmp_path: Path, monkeypatch):
+    for name in ("signed", "plain"):
+        shutil.copytree(runs / name, tmp_path / name)
+    path = tmp_path / "plain" / "config.json"
+    path.write_text(path.read_text().replace("blocks.2.", "blocks.1."))
+    found = code(tmp_path, "signed", "compare", monkeypatch, other="plain")
+    assert found.python == ""
     check_command(found.command)
 
 

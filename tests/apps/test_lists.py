@@ -9,7 +9,7 @@ from apps.driving import Open, drawn
 from apps.serving import served
 from feature_browser.data.catalogue import read_catalogue
 from feature_browser.server.find import hits
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FilePayload, Page, expect
 
 from saelab.analysis.notes import Notes
 
@@ -66,6 +66,38 @@ def test_the_palette_finds_lists_and_puts_the_latent_in_hand_on_one(copy: Path):
     assert not [hit for hit in hits(catalogue, here, "add o") if hit["kind"] == "add"]
 
 
+def check_columns(page: Page) -> None:
+    """The table is saved with what it says, and without its buttons."""
+    with page.expect_download() as file:
+        page.locator('[data-export="jsonl"]').click()
+    row = json.loads(Path(file.value.path()).read_text().splitlines()[0])
+    assert (row["Latent"], row["Comment"]) == (3, "mine")
+    assert [*row][-2:] == ["Max", "Raises"]
+
+
+def exported(page: Page) -> list[dict[str, object]]:
+    """The rows of the file of all lists."""
+    with page.expect_download() as file:
+        page.get_by_role("button", name="Lists …").click()
+        page.get_by_role("button", name="Export all as JSONL").click()
+    return [json.loads(line) for line in Path(file.value.path()).read_text().splitlines()]
+
+
+def check_import(page: Page, copy: Path) -> None:
+    """An import is taken back as one."""
+    was = Notes(copy / "one").lists()
+    row = json.dumps({"list": ODD, "latent": 11, "comment": "read"}).encode()
+    file = FilePayload(name="more.jsonl", mimeType="text/plain", buffer=row)
+    page.locator("input[type=file]").set_input_files(file)
+    expect(page.get_by_text("1 entries were read from more.jsonl")).to_be_visible()
+    expect(page.locator("tbody td:first-child a").last).to_have_text("11")
+    page.keyboard.press("Escape")
+    page.locator("h1:visible").click()
+    page.keyboard.press("Control+z")
+    expect(page.get_by_text("The import of 1 entries was taken back")).to_be_visible()
+    assert Notes(copy / "one").lists() == was
+
+
 @pytest.mark.browser
 @pytest.mark.slow
 def test_a_list_is_made_by_keys_ordered_commented_and_taken_back(page: Page, copy: Path):
@@ -106,9 +138,8 @@ def test_a_list_is_made_by_keys_ordered_commented_and_taken_back(page: Page, cop
         page.get_by_label("Comment on latent 3").fill("mine")
         page.keyboard.press("Enter")
         expect(page.get_by_text("somebody else had written “theirs”")).to_be_visible()
-        with page.expect_download() as file:
-            page.get_by_role("button", name="Lists …").click()
-            page.get_by_role("button", name="Export all as JSONL").click()
-    rows = [json.loads(line) for line in Path(file.value.path()).read_text().splitlines()]
+        check_columns(page)
+        rows = exported(page)
+        check_import(page, copy)
     assert [row["latent"] for row in rows] == order(copy)
     assert [row["comment"] for row in rows if row["latent"] in (3, 9)] == ["mine", "by key"]

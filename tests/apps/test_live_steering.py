@@ -291,6 +291,16 @@ def test_a_chat_goes_on_message_by_message_and_can_be_taken_back(
     page = drawn(app)
     assert page.index("</span> big cat</p>") < page.index("</span> red dog</p>")
     assert page.count("</span> red dog</p>") == 2
+    # A word that the model does not know is refused beside the field; the turns stay.
+    app.text_input(key="steer-say").set_value("zebra dog")
+    app.button[-2].click().run()
+    page = drawn(app)
+    assert experiment_of(address(app)["experiment"]) == now
+    assert "does not know" in page
+    assert "zebra" in page
+    assert "This cannot be steered" not in page
+    assert page.count("</span> red dog</p>") == 2
+    assert app.text_input(key="steer-say").value == "zebra dog"
     back = page.split('data-set="experiment=')[1].split('"')[0]
     assert experiment_of(unquote_plus(unescape(back))) == given
     with pytest.raises(UsageError, match="only a chat goes on"):

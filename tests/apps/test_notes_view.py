@@ -43,9 +43,9 @@ def edit(number: int, value: str, latent: int = 5, field: str = "label") -> dict
 def test_edits_are_written_once_however_often_they_arrive(
     card: RunCard, session: dict[str, object]
 ):
-    Keeper.of(card, 32)([edit(1, "a")])
-    Keeper.of(card, 32)([edit(1, "a"), edit(2, "b"), edit(3, "1", field="bookmark")])
-    Keeper.of(card, 32)([edit(3, "1", field="bookmark")])
+    Keeper.of(card)([edit(1, "a")])
+    Keeper.of(card)([edit(1, "a"), edit(2, "b"), edit(3, "1", field="bookmark")])
+    Keeper.of(card)([edit(3, "1", field="bookmark")])
     assert [(e.field, e.value) for e in Notes(card.path).history(5)] == [
         ("label", "a"), ("label", "b"), ("bookmark", "1"),
     ]  # fmt: skip
@@ -60,13 +60,13 @@ def test_edits_are_written_once_however_often_they_arrive(
 def test_what_is_not_an_edit_of_a_latent_is_not_written(
     card: RunCard, session: dict[str, object], edits
 ):
-    Keeper.of(card, 32)(edits)
+    Keeper.of(card)(edits)
     assert not Notes(card.path).path.exists()
     assert session == {}
 
 
 def test_an_edit_that_cannot_be_kept_is_told(card: RunCard, session: dict[str, object]):
-    Keeper.of(card, 32)([edit(1, "x" * 201), edit(2, "kept")])
+    Keeper.of(card)([edit(1, "x" * 201), edit(2, "kept")])
     ((sentence, text),) = session["note-problem"]  # pyrefly: ignore[not-iterable]
     assert "201 characters" in sentence
     assert text == "x" * 201
@@ -79,7 +79,7 @@ def test_an_edit_that_cannot_be_kept_is_told(card: RunCard, session: dict[str, o
 def test_what_was_typed_while_the_run_vanished_or_was_replaced_is_told_with_its_text(
     card: RunCard, copy: Path, runs: Path, session: dict[str, object]
 ):
-    keep = Keeper.of(card, 32)
+    keep = Keeper.of(card)
     shutil.rmtree(copy)
     keep([edit(1, "typed in <vain>")])
     assert "is gone" in (gone := told("?a"))
@@ -94,7 +94,7 @@ def test_what_was_typed_while_the_run_vanished_or_was_replaced_is_told_with_its_
 
 
 def test_an_edit_that_is_taken_back_is_told(card: RunCard, session: dict[str, object]):
-    keep = Keeper.of(card, 32)
+    keep = Keeper.of(card)
     keep([edit(1, "a")])
     keep([{**edit(2, ""), "undone": True, "was": "a"}])
     assert "label of latent 5 was taken back" in told("?a")

@@ -1,5 +1,6 @@
 """The label, note and bookmark of a latent: drawn, and saved when the reader edits them."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ from feature_browser.data.catalogue import RunCard
 from feature_browser.data.labels import Labels
 from feature_browser.draw.listing import listing
 from feature_browser.draw.markup import EMPTY, Html, escaped, html, joined
+from saelab.analysis.lists_file import Values, take_back
 from saelab.analysis.notes import LONGEST, Edit, Notes
 from saelab.config import UsageError
 
 NOTED, PROBLEM, SHOWN = "noted", "note-problem", "note-shown"
+IMPORT = "import"
+"""The field of the edit that takes an import back."""
 EARLIER = 8
 
 
@@ -26,13 +30,12 @@ class Keeper:
     """
 
     card: RunCard
-    d_sae: int
     weights: tuple[int, int, int]
 
     @classmethod
-    def of(cls, card: RunCard, d_sae: int) -> "Keeper":
+    def of(cls, card: RunCard) -> "Keeper":
         """The keeper of a page that is drawn now."""
-        return cls(card, d_sae, identity(card.weights_path))
+        return cls(card, identity(card.weights_path))
 
     def __call__(self, edits: object) -> None:
         """Save the edits that are not saved yet; `told` reports what fails, with the text.
@@ -42,7 +45,7 @@ class Keeper:
         another form are ignored.
         """
         for edit in edits if isinstance(edits, list) else []:
-            if not _whole(edit, self.d_sae) or edit["id"] <= noted():
+            if not _whole(edit, self.card.d_sae) or edit["id"] <= noted():
                 continue
             st.session_state[NOTED] = edit["id"]
             try:
@@ -51,6 +54,9 @@ class Keeper:
                 say(f"{_what(edit)} was not saved. {error}", edit["value"])
 
     def _write(self, edit: dict[str, Any]) -> None:
+        if edit["field"] == IMPORT:
+            say(_taken_back(self.card.path))
+            return
         now = identity(self.card.weights_path)
         if now != self.weights:
             fate = "is another run now" if any(now) else "is gone"
@@ -73,6 +79,8 @@ def identity(path: Path) -> tuple[int, int, int]:
 
 
 def _what(edit: dict[str, Any]) -> str:
+    if edit["field"] == IMPORT:
+        return "What takes the import back"
     if edit["field"] == "list":
         return f"The entry of latent {edit['latent']} in {edit['value'].partition(chr(10))[0]}"
     return f"The {edit['field']} of latent {edit['latent']}"
@@ -88,6 +96,38 @@ def _overwritten(edit: dict[str, Any], other: str) -> str:
         f"Somebody else {theirs} as the {edit['field']} of latent {edit['latent']} while you were "
         "writing. Yours is shown now; theirs stands under Earlier, below the note."
     )
+
+
+@dataclass(frozen=True)
+class ListsImport:
+    """An import of lists into a run, as it can be taken back; `number` tells it from others."""
+
+    run: Path
+    before: Values
+    after: Values
+    number: int
+
+
+def keep_import(run: Path, before: Values, after: Values) -> None:
+    """Let the reader take an import back: entries as they were before, and as they are now."""
+    number = time.time_ns() // 10**6
+    st.session_state[IMPORT] = ListsImport(run, before, after, number)
+
+
+def last_import(run: Path) -> int:
+    """The number of the import into the run that can be taken back; 0 if there is none."""
+    kept = st.session_state.get(IMPORT)
+    return kept.number if kept is not None and kept.run == run else 0
+
+
+def _taken_back(run: Path) -> str:
+    if not last_import(run):
+        return "There is no import to be taken back."
+    kept = st.session_state[IMPORT]
+    stay = take_back(run, kept.before, kept.after)
+    del st.session_state[IMPORT]
+    said = f" {stay} of its entries were changed since, and stay." if stay else ""
+    return f"The import of {len(kept.after)} entries was taken back.{said}"
 
 
 def noted() -> int:

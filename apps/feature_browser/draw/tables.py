@@ -18,7 +18,8 @@ class Column:
     """One column: its heading, a sentence of help, and whether it holds numbers.
 
     Attributes:
-        saved: its name in a saved file, where its title alone does not tell it from another.
+        saved: its name in a saved file, where its title alone does not tell it from another; None
+            if it holds only buttons, and is not saved.
         href: the heading's link (sorting), if it has one.
         sorted: whether the table is sorted by this column, descending unless `rising`.
     """
@@ -29,7 +30,7 @@ class Column:
     href: str = ""
     sorted: bool = False
     rising: bool = False
-    saved: str = ""
+    saved: str | None = ""
 
 
 def table(columns: list[Column], rows: Iterable[list[Html]], caption: str) -> Html:
@@ -152,9 +153,9 @@ def matched(known: Known | None, latent: int) -> Html:
 
 
 def raised(run: OpenRun, latent: int) -> Html:
-    """The tokens whose logits a latent raises most."""
+    """The tokens whose logits a latent raises most; unknown of one without features."""
     file = run.features.file
-    if "logits/top_tokens" not in file:
+    if "logits/top_tokens" not in file or latent not in run.features.latents:
         return cell(UNKNOWN)
     tokens = file["logits/top_tokens"][run.features.place(latent)][:4]
     return joined(html("<code>{t}</code> ", t=visible(file.token(int(t)))) for t in tokens)
@@ -194,11 +195,17 @@ def _heading(column: Column) -> Html:
     return html(
         '<th scope="col" title="{help}"{numeric}{order}{saved}>{title}</th>',
         help=column.help,
-        saved=html(' data-saved="{s}"', s=escaped(column.saved)) if column.saved else EMPTY,
+        saved=_saved(column),
         numeric=_numeric(column),
         order=_order(column) if column.sorted else EMPTY,
         title=title,
     )
+
+
+def _saved(column: Column) -> Html:
+    if column.saved is None:
+        return Html(" data-unsaved")
+    return html(' data-saved="{s}"', s=escaped(column.saved)) if column.saved else EMPTY
 
 
 def _order(column: Column) -> Html:

@@ -5,9 +5,9 @@ from typing import Any
 
 from feature_browser.data.address import AbstractAddress, parameter
 from feature_browser.data.catalogue import FOUND, Catalogue, RunCard
-from feature_browser.data.elsewhere import Elsewhere, command, python
+from feature_browser.data.elsewhere import NOWHERE, Elsewhere, command, python
 from feature_browser.data.known import plain
-from feature_browser.data.reading import known_features, texts_with_known
+from feature_browser.data.reading import known_features, readable_known, texts_with_known
 from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.numbers import percent, real
@@ -124,6 +124,8 @@ def _row(feature: dict[str, Any], address: KnownAddress) -> list[Html]:
 
 def known_elsewhere(card: RunCard, _: KnownAddress) -> Elsewhere:
     """Measuring how well known features are found."""
+    if not readable_known(card).features:
+        return NOWHERE
     return Elsewhere(
         command("evaluate", card.path),
         python(

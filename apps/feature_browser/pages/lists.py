@@ -17,12 +17,12 @@ from feature_browser.draw.boxes import alone, message
 from feature_browser.draw.listing import comment_field, edit_button, entry_text
 from feature_browser.draw.markup import EMPTY, Html, html, joined
 from feature_browser.draw.names import named
-from feature_browser.draw.numbers import activation, count, percent
+from feature_browser.draw.numbers import UNKNOWN, activation, count, percent
 from feature_browser.draw.tables import Column, anchor, cell, choice, page_of, raised, table
 from feature_browser.pages import Page
 from feature_browser.shell.canvas import show
 from saelab.analysis.lists import BEFORE, END, Entry
-from saelab.analysis.lists_file import import_lists, parsed_lists, written_lists
+from saelab.analysis.lists_file import import_lists, parsed_lists, values_of, written_lists
 from saelab.analysis.notes import Notes
 from saelab.config import UsageError
 
@@ -52,7 +52,8 @@ def lists_view(_: Catalogue, card: RunCard, address: ListsAddress) -> None:
             for name, entries in lists.items()
         ]
         show(choice("list", options) if options else EMPTY, "context")
-    show(alone(_page(run, lists, address)), "lists", on_edit=Keeper.of(card, len(run.features)))
+    show(alone(_page(run, lists, address)), "lists", on_edit=Keeper.of(card),
+         imported=annotate.last_import(card.path))  # fmt: skip
 
 
 def _chosen(lists: Lists, address: ListsAddress) -> str:
@@ -70,7 +71,7 @@ def _page(run: OpenRun, lists: Lists, address: ListsAddress) -> Html:
     if name not in lists:
         text = "Its last latent was taken off, or it was never made; Ctrl Z brings the last back."
         return message(f"There is no list {name}", text)
-    entries = [one for one in lists[name] if one.latent < len(run.features)]
+    entries = [one for one in lists[name] if one.latent < run.card.d_sae]
     unknown = len(lists[name]) - len(entries)
     part, links = page_of(address, len(entries), ROWS)
     rows = [_row(run, name, entries, place, address) for place in range(len(entries))[part]]
@@ -81,7 +82,7 @@ def _page(run: OpenRun, lists: Lists, address: ListsAddress) -> Html:
         Column("Density", "share of tokens on which it fires", numeric=True),
         Column("Max", "largest activation, without its sign", numeric=True),
         Column("Raises", "the tokens whose logits it raises most"),
-        Column("Order"),
+        Column("Order", saved=None),
     ]
     gone = f" · {count(unknown)} numbers are of no latent of this run" if unknown else ""
     return html(
@@ -102,11 +103,19 @@ def _row(
         anchor(address.visit("latent", latent=one.latent), one.latent),
         comment_field(name, one, writable=writable),
         named(names.best(one.latent)),
-        cell(percent(float(run.columns["density"][one.latent]))),
-        cell(activation(float(run.columns["max"][one.latent]))),
+        *_figures(run, one.latent),
         raised(run, one.latent),
         _moves(name, entries, place) if writable else EMPTY,
     ]
+
+
+def _figures(run: OpenRun, latent: int) -> tuple[Html, Html]:
+    """Density and maximum, or that they are not known."""
+    if latent not in run.features.latents:
+        return html('<span class="sub">no features collected</span>'), cell(UNKNOWN)
+    place = run.features.place(latent)
+    density, most = (float(run.columns[name][place]) for name in ("density", "max"))
+    return cell(percent(density)), cell(activation(most))
 
 
 def _moves(name: str, entries: list[Entry], place: int) -> Html:
@@ -153,16 +162,20 @@ def _taken(card: RunCard) -> None:
     if file is None:
         return
     try:
-        n = import_lists(card.path, card.d_sae, parsed_lists(file.getvalue(), file.name))
-        annotate.say(f"{n} entries were read from {file.name}.")
+        found = parsed_lists(file.getvalue(), file.name)
+        before = values_of(card.path, found)
+        n = import_lists(card.path, card.d_sae, found)
+        annotate.keep_import(card.path, before, values_of(card.path, found))
+        annotate.say(f"{n} entries were read from {file.name}; Ctrl Z takes them back.")
     except UsageError as error:
         annotate.say(str(error))
 
 
 def lists_elsewhere(card: RunCard, address: ListsAddress) -> Elsewhere:
     """The list's latents as pages to send, and in Python."""
-    name = _chosen(lists_of(card), address)
-    if not name:
+    lists = lists_of(card)
+    name = _chosen(lists, address)
+    if name not in lists:
         return NOWHERE
     return Elsewhere(
         command("publish", card.path, "--list", name, "--out", "site"),
@@ -174,7 +187,9 @@ def lists_elsewhere(card: RunCard, address: ListsAddress) -> Elsewhere:
             "",
             "features = Features.of($RUN)",
             "for entry in list_of(Path($RUN), $name):",
-            "    print(entry.latent, entry.comment, features.fires_on(entry.latent))",
+            "    known = entry.latent in features.latents",
+            "    said = features.fires_on(entry.latent) if known else 'no features collected'",
+            "    print(entry.latent, entry.comment, said)",
             name=name,
         ),
     )

@@ -39,7 +39,7 @@ def main(root: Path) -> None:
         address = address.to(run=card.name)
         go_to(address)
     model = told_of(card) if card and card.model != OWN_ARRAYS else None
-    elsewhere = page.elsewhere(card, address) if card else NOWHERE
+    elsewhere = NOWHERE if card is None or _lacks(page, card) else page.elsewhere(card, address)
     bar = Bar(
         _titles(known, page, card), [*catalogue.runs, *catalogue.growing], card, model, elsewhere
     )
@@ -74,7 +74,7 @@ def _chosen(catalogue: Catalogue, address: AbstractAddress) -> RunCard | None:
 
 
 def _draw(page: Page, catalogue: Catalogue, card: RunCard | None, address: AbstractAddress) -> None:
-    if card and page.needs_features and not card.evidence_path.is_file():
+    if card and _lacks(page, card):
         show(_no_features(card), "no-features")
         return
     try:
@@ -89,6 +89,11 @@ def _draw(page: Page, catalogue: Catalogue, card: RunCard | None, address: Abstr
         # Files that are valid alone may still contradict each other.
         _LOG.exception("The page %s of %s failed.", page.address.view, card.path)
         show(alone(_contradiction(card, error)), "problem")
+
+
+def _lacks(page: Page, card: RunCard) -> bool:
+    """Whether the page needs features that the run does not have."""
+    return page.needs_features and not card.evidence_path.is_file()
 
 
 def _contradiction(card: RunCard, error: Exception) -> Html:

@@ -22,12 +22,18 @@ OnEdit = Callable[[object], None]
 
 
 def show(
-    content: Html, key: str, *, latent: int | None = None, on_edit: OnEdit | None = None
+    content: Html,
+    key: str,
+    *,
+    latent: int | None = None,
+    on_edit: OnEdit | None = None,
+    imported: int = 0,
 ) -> None:
     """Draw `content`. A clicked link `?...` becomes the address, and the app runs again.
 
     On a latent's page the canvas shows other latents by itself, see `latent_page`; `on_edit`
-    receives what the reader writes.
+    receives what the reader writes, and `imported` is the number of the import that can be taken
+    back.
     """
 
     def follow() -> None:
@@ -38,6 +44,7 @@ def show(
             on_edit(st.session_state[key].notes)
 
     data = {"html": content, "latent": latent, "noted": st.session_state.get("noted", 0)}
+    data |= {"imported": imported}
     _component()(key=key, data=data, on_go_change=follow, on_notes_change=take)
 
 

@@ -20,6 +20,7 @@ function exportTables(canvas, on) {
 function saved(table) {
   const rows = [...table.tBodies[0].rows].filter((row) => !row.hidden).map((row) => [...row.cells])
   const columns = [...table.tHead.rows[0].cells].flatMap((head, i) => {
+    if ("unsaved" in head.dataset) return []
     const title = head.dataset.saved || plainText(head) || `column ${i + 1}`
     const parts = new Set(rows.flatMap((row) => [...row[i].querySelectorAll("[data-column]")].map((part) => part.dataset.column)))
     const ends = [...parts].find((part) => title.endsWith(` · ${part}`))

@@ -6,6 +6,11 @@ const TRIES_OF_EDITS = 12
 // it has it, so that none is lost where several are made within one pass of the script.
 function annotate(canvas, on, { data, setStateValue }) {
   canvas.edits = (canvas.edits ?? []).filter((edit) => edit.id > (data.noted ?? 0))
+  // An import counts as one edit, the latest when it is told.
+  if (data.imported && data.imported !== canvas.imported) {
+    canvas.imported = data.imported
+    canvas.written = [...(canvas.written ?? []), { latent: 0, field: "import", value: "", was: "" }]
+  }
   const send = (tries) => {
     clearTimeout(canvas.noting)
     // Counted, since the same value sent again may not count as a change.

@@ -10,7 +10,6 @@ from feature_browser.data.address import link
 from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import decoder, stamp
-from feature_browser.data.weights import width
 from feature_browser.draw.boxes import alone, bar, boxed, message
 from feature_browser.draw.charts import cosine_chart
 from feature_browser.draw.markup import EMPTY, Html, html, joined
@@ -31,6 +30,7 @@ from feature_browser.pages.compare.address import SIDES, CompareAddress
 from feature_browser.pages.compare.code import compare_elsewhere
 from feature_browser.pages.compare.correspondence import ALIKE, KINDS, Correspondence, Side
 from feature_browser.pages.compare.job import Progress, WeightsFile, matching
+from feature_browser.pages.compare.places import cannot_match
 from feature_browser.pages.compare.run_figures import figures
 from feature_browser.pages.compare.start import beginning, same_start
 from feature_browser.shell.canvas import show
@@ -63,22 +63,6 @@ def compare_view(catalogue: Catalogue, card: RunCard, address: CompareAddress) -
     show(alone(joined(parts)), "compare")
     if isinstance(found, Progress):
         _waiting(card, other)
-
-
-def cannot_match(card: RunCard, other: RunCard) -> str | None:
-    """Why two runs' latents cannot be matched, in one sentence; None if they can."""
-    if card.site != other.site or card.model != other.model:
-        return (
-            f"Latents are matched only at the same place: {card.name} is of {card.model} · "
-            f"{card.site}, {other.name} of {other.model} · {other.site}."
-        )
-    widths = [width(run.weights_path)[1] for run in (card, other)]
-    if widths[0] != widths[1]:
-        return (
-            f"Latents are matched only between decoders of the same width: {card.name} writes to "
-            f"{widths[0]} dimensions, {other.name} to {widths[1]}."
-        )
-    return None
 
 
 def matched(card: RunCard, other: RunCard) -> Correspondence | Progress:

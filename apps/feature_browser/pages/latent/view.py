@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
 from feature_browser.data.catalogue import Catalogue, RunCard, latent_number
-from feature_browser.data.elsewhere import Elsewhere, command, python
+from feature_browser.data.elsewhere import NOWHERE, Elsewhere, command, python
 from feature_browser.data.labels import LatentNames
 from feature_browser.data.reading import OpenRun, list_runs, open_run
 from feature_browser.draw.annotate import Keeper
@@ -43,7 +43,7 @@ def latent_view(_: Catalogue, card: RunCard, address: LatentAddress) -> None:
     if wanted:
         explain(run.card, number)
     st.set_page_config(page_title=f"{_title(run, number)} · saelab")
-    keep = Keeper.of(run.card, run.card.d_sae)
+    keep = Keeper.of(run.card)
     show(run.page(address.to(latent=number), draw), "latent", latent=number, on_edit=keep)
 
 
@@ -253,15 +253,22 @@ def _dead(scene: LatentScene) -> Html:
 
 
 def latent_elsewhere(card: RunCard, address: LatentAddress) -> Elsewhere:
-    """Steering with the latent, and its figure."""
-    number = address.latent if address.latent and address.latent.isdecimal() else "0"
+    """Steering with the latent, and its figure; nothing of a latent that cannot be shown."""
+    try:
+        run = open_run(card)
+    except UsageError:
+        return NOWHERE
+    named = latent_number(address.latent, card.d_sae)
+    number = run.telling_latent() if address.latent is None else named
+    if number is None or number not in run.features.latents:
+        return NOWHERE
     return Elsewhere(
         command("steer", card.path, "--latents", number, "--strength", 4),
         python(
             card,
             "from saelab import Features",
             "",
-            "latent = Features.of($RUN)[" + number + "]",
+            "latent = Features.of($RUN)[" + str(number) + "]",
             "latent.figure()",
         ),
     )

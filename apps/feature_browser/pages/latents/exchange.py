@@ -47,6 +47,9 @@ def _taken(card: RunCard) -> None:
     try:
         rows = parsed_names(file.getvalue(), file.name.rpartition(".")[2].lower(), file.name)
         with writing(card.path):
-            annotate.say(f"{import_names(Run(card.path), rows)}.")
+            annotate.say(
+                f"{import_names(Run(card.path), rows)}. Ctrl Z does not take this back; what was "
+                "there before stands under Earlier on a latent's page."
+            )
     except UsageError as error:
         annotate.say(str(error))

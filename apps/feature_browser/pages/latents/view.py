@@ -55,7 +55,7 @@ def latents_view(_: Catalogue, card: RunCard, address: LatentsAddress) -> None:
     """Draw the table that `address` asks for."""
     run = open_run(card)
     if run.features.numbers is not None:
-        show(alone(chosen_table(run)), "latents", on_edit=Keeper.of(card, card.d_sae))
+        show(alone(chosen_table(run)), "latents", on_edit=Keeper.of(card))
         return
     _search_box(run, address)
     names = LatentNames.of(run.card)
@@ -69,11 +69,7 @@ def latents_view(_: Catalogue, card: RunCard, address: LatentsAddress) -> None:
         _table(run, names, address, rows) if len(rows) else _nothing(address),
         links,
     ]
-    show(
-        alone(joined(content)),
-        "latents",
-        on_edit=Keeper.of(run.card, len(run.features)),
-    )
+    show(alone(joined(content)), "latents", on_edit=Keeper.of(run.card))
 
 
 def _picture(run: OpenRun, address: LatentsAddress, hits: Hits) -> Html:

@@ -17,26 +17,36 @@ from feature_browser.pages.steering.experiment import (
     experiment_of,
     run_reply,
 )
-from feature_browser.shell.canvas import change
+from feature_browser.shell.canvas import change, tell
 from saelab.config import UsageError
 from saelab.console import visible
+from saelab.lm.prompt import LONGEST
 
 if TYPE_CHECKING:
     from saelab.analysis.steering.conversation import Exchange
     from saelab.analysis.steering.generate import Continuation
     from saelab.host.host import Host
 
-SAY = "steer-say"
+SAY, REFUSED = "steer-say", "steer-refused"
 
 
 def talk(card: RunCard, experiment: Experiment) -> Html:
     """The conversation so far, the plain model's beside the steered one's.
 
+    A message that cannot be answered leaves the conversation for the field that it was typed in,
+    where `say_box` says why.
+
     Raises:
-        UsageError: the model has no chat template, or the conversation is longer than it reads.
+        UsageError: the first message cannot be answered, or the model has no chat template.
     """
-    stamps = (stamp(card.weights_path), stamp(card.features_path))
-    exchanges = _exchanges(live_run(card), str(card.path), stamps, experiment.text)
+    stamps = (stamp(card.weights_path), stamp(card.evidence_path))
+    try:
+        exchanges = _exchanges(live_run(card), str(card.path), stamps, experiment.text)
+    except UsageError as error:
+        if not experiment.then:
+            raise
+        _take_back(experiment, str(error))
+        st.rerun()
     cards = [
         boxed(title, joined(_turn(one.message, getattr(one, side)) for one in exchanges))
         for title, side in (("Plain", "plain"), ("Steered", "steered"))
@@ -60,8 +70,20 @@ def say_box(experiment: Experiment) -> None:
         st.form("steer-say-form", border=False),
         st.container(horizontal=True, vertical_alignment="bottom"),
     ):
-        st.text_input("Say more to both", key=SAY, placeholder="your next message")
+        st.text_input(
+            "Say more to both", key=SAY, placeholder="your next message", max_chars=LONGEST
+        )
         st.form_submit_button("Send", on_click=_sent)
+    where, sentence = st.session_state.get(REFUSED, ("", ""))
+    tell(sentence if where == experiment.text else "", "say-problem")
+
+
+def _take_back(experiment: Experiment, sentence: str) -> None:
+    """Keep the turns before the last message, and give the message back with what is wrong."""
+    before = experiment.model_copy(update={"then": experiment.then[:-1]})
+    st.session_state[SAY] = experiment.then[-1]
+    st.session_state[REFUSED] = (before.text, sentence)
+    change(SteeringAddress, lambda now: now.to(experiment=before.text, saved=""))
 
 
 def _sent() -> None:
