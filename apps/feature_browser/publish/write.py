@@ -100,8 +100,7 @@ def chosen(card: RunCard, wanted: Sequence[int], *, every: bool) -> list[int]:
         raise UsageError(f"{card.path} has no features; run `saelab features {card.path}`.")
     features = Features.of(card.path)
     n = len(features)
-    for latent in wanted:
-        features.place(latent)
+    features.check(wanted)
     if not wanted and n > MOST and not every:
         raise UsageError(
             f"{card.path} has {n} latents; choose some with --latents or --list, or give --all."
