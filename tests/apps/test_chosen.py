@@ -76,6 +76,8 @@ def test_they_are_explained_published_and_exported(few: Path, tmp_path: Path, ca
     assert f"no latent 5 and 1 more of these; `saelab features {run.path} --latents 5 4`" in said
     assert main(["publish", str(run.path), "--latents", "99", "--out", other]) == 2
     assert "There is no latent 99; the SAE has 0 to 31." in capsys.readouterr().err
+    assert main(["show", str(run.path)]) == 0
+    assert "features                 of 2 chosen latents among 32" in capsys.readouterr().out
     out = tmp_path / "json"
     assert main(["export", str(run.path), "--to", "neuronpedia", "--out", str(out)]) == 0
     features = json.loads((out / "batch-0.json").read_text())["features"]
