@@ -1,5 +1,6 @@
 """Reading features: one latent's evidence as typed values."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,8 +21,10 @@ from saelab.config import UsageError
 __all__ = ["MASSIVE", "Example", "Features", "LatentRecord", "Stratum", "Token", "TokenLatent"]
 
 
+MOST_NAMED = 50
+"""Latents that a refusal names."""
 CHOSEN_FILE = "chosen_features.h5"
-"""What `saelab features --latents` collects: as features.h5, with `latent/number`."""
+"""What `saelab features --latents` has collected: as features.h5, with `latent/number`."""
 ALL_FILE = "features.h5"
 MASSIVE = ("", "mostly", "only")
 """How a latent fires on massive activations (rows that the store's rule calls massive by their
@@ -102,8 +105,8 @@ def features_file(run: str | Path) -> Path:
 class Features:
     """The features of a run; `features[latent]` reads only one latent's bytes.
 
-    With `chosen`, those of the latents that `saelab features --latents` last collected: `numbers`
-    are their numbers, and `len` is how many there are.
+    With `chosen`, those of the latents that `saelab features --latents` collected: `numbers` are
+    their numbers, and `len` is how many there are.
     """
 
     def __init__(self, run: str | Path, *, chosen: bool = False) -> None:
@@ -140,12 +143,31 @@ class Features:
         Raises:
             UsageError: there is no such latent, or no evidence of it.
         """
-        if latent in self.latents:
-            return self.latents.index(latent)
-        if self.numbers is None:
-            raise UsageError(f"There is no latent {latent}; the SAE has 0 to {len(self) - 1}.")
+        self.check([latent])
+        return self.latents.index(latent)
+
+    def check(self, latents: Sequence[int]) -> None:
+        """Refuse latents without evidence here; the command that adds them names them all.
+
+        Raises:
+            UsageError: there is no such latent, or no evidence of it.
+        """
+        known = self.latents if self.numbers is None else frozenset(self.numbers)
+        missing = list(dict.fromkeys(latent for latent in latents if latent not in known))
+        if not missing:
+            return
+        d_sae = len(self) if self.numbers is None else int(self.file.facts["of_latents"])
+        if wrong := [latent for latent in missing if not 0 <= latent < d_sae]:
+            raise UsageError(f"There is no latent {wrong[0]}; the SAE has 0 to {d_sae - 1}.")
+        run = shlex.quote(self.file.path.parent.as_posix())
+        more = " ..." if len(missing) > MOST_NAMED else ""
+        named = " ".join(map(str, missing[:MOST_NAMED])) + more
+        which = f"latent {missing[0]}" + (
+            f" and {len(missing) - 1} more of these" if missing[1:] else ""
+        )
         raise UsageError(
-            f"{self.file.path} has no latent {latent}; run `saelab features --latents {latent}`."
+            f"{self.file.path} has no {which}; `saelab features {run} --latents {named}` adds "
+            f"{'them' if missing[1:] else 'it'}."
         )
 
     def fired(self, latent: int) -> int:

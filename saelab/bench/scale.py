@@ -94,7 +94,7 @@ def launch(counts: Sequence[int], arguments: Sequence[str]) -> Iterator[dict[str
             if done.returncode or not out.is_file():
                 raise UsageError(
                     f"The launch of {n} processes ended with exit code {done.returncode}; its "
-                    "message is above. Give fewer --processes, or a smaller --config."
+                    "message is above. Give fewer --processes, or smaller --configs."
                 )
             yield read_object(out)
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from saelab.bench.machine import DenseStep, Rates, StepShape, times
 from saelab.config import UsageError
+from saelab.console import in_bytes
 from saelab.ranks import Ranks
+from saelab.resources import free_on
 from saelab.sae.context import LossContext
 from saelab.sae.spread import check_spread, keep_shard
 from saelab.sae.transcoder import check_transcoder
@@ -155,6 +157,23 @@ def step_config(
     if transcoder:
         check_transcoder(config.sae)
     return config.of(config.sae)
+
+
+def check_fits(shape: StepShape, device: torch.device) -> None:
+    """Refuse a size that this device's free memory cannot hold, before anything is timed.
+
+    Counted is what every step has: one matrix of weights with Adam's two moments, and the batches
+    with their gradients, in float32.
+
+    Raises:
+        UsageError: this alone needs more than is free.
+    """
+    needed = 12 * shape.d_in * shape.d_sae + 8 * BATCHES * shape.batch * shape.d_in
+    if needed > (free := free_on(device)):
+        raise UsageError(
+            f"A step of {shape} needs at least {in_bytes(needed)}, and {in_bytes(free)} of memory "
+            f"is free on {device}; choose a smaller size."
+        )
 
 
 def _batches(

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from saelab.cli.options import Metavar
 from saelab.config import Config, UsageError
 from saelab.files import check_file
 from saelab.ranks import Ranks
+
+if TYPE_CHECKING:
+    from saelab.bench.machine import StepShape
 
 
 class ScaleArguments(Config):
@@ -54,11 +57,30 @@ def scale(args: ScaleArguments, own: list[str]) -> int:
 
     if bad := [n for n in args.processes if n < 1]:
         raise UsageError(f"--processes {bad[0]} is not positive.")
+    # Refused here, in one sentence: each process of a launch would say it, with torch's traceback.
+    _shapes(args)
     found = list(launch(args.processes or _default(args), _passed_on(own)))
     rows = [row for each in found for row in each["steps"]]
     _print(rows)
     write_json(args.json_, {**found[0], "steps": rows})
     return 0
+
+
+def _shapes(args: ScaleArguments) -> "list[StepShape]":
+    """The sizes that are asked for.
+
+    Raises:
+        UsageError: one cannot be built.
+    """
+    from saelab.bench.step import step_config
+    from saelab.lm.load import resolve_device
+
+    cuda = resolve_device(args.device).type == "cuda"
+    default = "768:32768:32:8192" if cuda else "128:2048:16:1024"
+    shapes = [shape_of(text) for text in args.configs or (default,)]
+    for shape in shapes:
+        step_config(args.variant, shape, precision=args.precision).sae.check()
+    return shapes
 
 
 def _default(args: ScaleArguments) -> list[int]:
@@ -95,9 +117,7 @@ def _measure(args: ScaleArguments) -> int:
     from saelab.training.together import together
 
     ranks, device = Ranks.from_environment(), own_device(args.device)
-    cuda = device.type == "cuda"
-    default = "768:32768:32:8192" if cuda else "128:2048:16:1024"
-    shapes = [shape_of(text) for text in args.configs or (default,)]
+    shapes = _shapes(args)
     options = {"precision": args.precision, "steps": args.steps}
     with nullcontext() if ranks.world == 1 else together(ranks, device):
         found = [

@@ -12,6 +12,8 @@ from saelab.config import Config, UsageError
 from saelab.files import check_file
 
 if TYPE_CHECKING:
+    import torch
+
     from saelab.bench.machine import Rates, StepShape
     from saelab.bench.step import StepTimes
     from saelab.training.config import TrainConfig
@@ -61,8 +63,9 @@ class StepArguments(Config):
 
 def run(args: StepArguments) -> int:
     """Time every variant at every size."""
-    if args.json_ is not None:
-        check_file(args.json_, "--json")
+    for option, path in (("--json", args.json_), ("--figure", args.figure)):
+        if path is not None:
+            check_file(path, option)
     from saelab.bench.machine import measure_rates
     from saelab.lm.load import resolve_device
 
@@ -71,13 +74,15 @@ def run(args: StepArguments) -> int:
     shapes = [shape_of(text) for text in args.configs or (ON_CUDA if cuda else ON_CPU)]
     if args.dead:
         shapes = [size for shape in shapes for size in (shape, replace(shape, dead=args.dead))]
-    _check(args, shapes, device.type)
+    _check(args, shapes, device)
     rates = measure_rates(device, size=8192 if cuda else 1024)
     results = _time(args, shapes, rates, device.type)
     if args.figure is not None:
         from saelab.figures.bench import step_figure
+        from saelab.files import atomic_write
 
-        step_figure(results).write_html(args.figure)
+        page = step_figure(results).to_html(include_plotlyjs=True, div_id="steps")
+        atomic_write(args.figure, page.encode())
     _print(rates, results)
     if args.figure is not None:
         print(args.figure)
@@ -112,12 +117,14 @@ def shape_of(text: str, option: str = "--configs") -> "StepShape":
     return StepShape(*map(int, parts))
 
 
-def _check(args: StepArguments, shapes: "Sequence[StepShape]", kind: str) -> None:
+def _check(args: StepArguments, shapes: "Sequence[StepShape]", device: "torch.device") -> None:
     """Refuse sizes that cannot be built, before anything is timed."""
+    from saelab.bench.step import check_fits
     from saelab.sae.aux_k import AuxKConfig
 
     if args.skip and not args.transcoder:
         raise UsageError("--skip is for transcoders; add --transcoder.")
+    kind = device.type
     for variant in args.variants:
         for shape in shapes:
             config = _config(args, variant, shape).sae
@@ -130,6 +137,8 @@ def _check(args: StepArguments, shapes: "Sequence[StepShape]", kind: str) -> Non
             rule = config.build(8).fused_rule() if kind == "cuda" else f"it needs CUDA, not {kind}"
             if isinstance(rule, str):
                 raise UsageError(f"--dead is for fused steps, and {variant} has none: {rule}.")
+    for shape in shapes:
+        check_fits(shape, device)
 
 
 def _config(args: StepArguments, variant: str, shape: "StepShape") -> "TrainConfig":

@@ -1,6 +1,6 @@
 """`saelab features`: collect what each latent fires on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config, Heading, UsageError
-from saelab.console import shown
+from saelab.console import note, say, shown
 
 if TYPE_CHECKING:
     from saelab.analysis.features import FeatureOptions
@@ -26,8 +26,9 @@ class FeaturesArguments(Config):
     kept on disk meanwhile (12 bytes per firing). After an interruption the same command continues.
     Of a set (see `saelab train sweep`), it collects for each run that has no such file yet.
 
-    With --latents, it collects for these alone, prints what it found, and writes
-    chosen_features.h5: of an SAE too wide to be read whole, too.
+    With --latents, it collects for these alone, prints what it found, and adds them to
+    chosen_features.h5: of an SAE too wide to be read whole, too. Latents of that file are collected
+    again with these options; delete the file to leave them out.
 
         saelab features runs/topk
         saelab features runs/wide --latents 1 5 7
@@ -36,7 +37,7 @@ class FeaturesArguments(Config):
     run: Annotated[Path, Positional("RUN")]
     """The directory of the run, or of the set."""
     latents: Annotated[tuple[int, ...], Heading("Examples")] = ()
-    """Collect for these latents alone; default: for all."""
+    """Collect for these latents, and those chosen before, alone; default: for all."""
     model: Annotated[str | None, Heading("Text")] = None
     """The language model; default: the one that the run was trained on."""
     n_tokens: Annotated[int, Heading("Text")] = Field(default=500_000, gt=0)
@@ -95,6 +96,7 @@ def main(arguments: list[str]) -> int:
 def _chosen(args: FeaturesArguments, options: "FeatureOptions") -> int:
     """Collect for some latents, and print what they fire on."""
     from saelab.analysis.features.collect import check_latents, collect_chosen
+    from saelab.analysis.records import CHOSEN_FILE, Features
     from saelab.host.host import load_model_of
     from saelab.training.run import Run
     from saelab.training.sets import is_set
@@ -103,10 +105,18 @@ def _chosen(args: FeaturesArguments, options: "FeatureOptions") -> int:
         raise UsageError("Latents are those of one run: leave out --latents, or name a run.")
     run = Run(args.run)
     latents = check_latents(run, args.latents)
+    before: Sequence[int] = ()
+    if (path := run.path / CHOSEN_FILE).is_file():
+        try:
+            before = check_latents(run, Features(run.path, chosen=True).latents)
+        except UsageError as error:
+            note(f"the latents chosen before are lost. {error}")
+    if kept := [latent for latent in before if latent not in latents]:
+        say(f"{path} has {len(kept)} other latents; they are collected again with these.")
     lm = load_model_of([run], name=args.model, device=args.device)
-    features = collect_chosen(run, lm, latents, options)
-    for record in features:
-        for line in _told(record, features.fires_on(record.latent)):
+    features = collect_chosen(run, lm, [*latents, *kept], options)
+    for latent in latents:
+        for line in _told(features[latent], features.fires_on(latent)):
             print(line)
     print(features.file.path)
     return 0

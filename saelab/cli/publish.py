@@ -36,8 +36,8 @@ class PublishArguments(Config):
     latents: tuple[NonNegativeInt, ...] = ()
     """The latents to publish; default: all of a run with up to 2048."""
     list_: str | None = None
-    """Publish a list of the feature browser by its name, in its order and with its comments; or
-    the latents of a file, as `saelab names RUN --out` writes it."""
+    """Publish a list of the feature browser by its name, in its order and with its comments; or,
+    where no list has this name, the latents of a file, as `saelab names RUN --out` writes it."""
     all_: bool = False
     """Publish all latents of runs with more than 2048."""
 
@@ -75,8 +75,9 @@ def _listed(run: Path, name: str) -> dict[int, str]:
     """The latents of a file, or of a run's list, in order, with their comments."""
     from saelab.analysis.lists_file import list_of
     from saelab.analysis.names_file import read_names
+    from saelab.analysis.notes import Notes
 
-    if not Path(name).is_file():
+    if name in Notes(run).lists() or not Path(name).is_file():
         return {entry.latent: entry.comment for entry in list_of(run, name)}
     found = {int(row["latent"]) for row in read_names(Path(name))}
     if not found:

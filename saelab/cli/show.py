@@ -206,8 +206,18 @@ def _run(path: Path) -> dict[str, Any]:
         "last_step": metrics[-1] if metrics else None,
         "reconstruction": run.evaluation("reconstruction"),
         "downstream": run.evaluation("downstream"),
-        "features": run.features_path.is_file(),
+        "features": _features(run),
     }
+
+
+def _features(run: "Run") -> str | bool:
+    """Whether the run has features, and if only of chosen latents, of how many."""
+    from saelab.analysis.records import Features, features_file
+
+    if not (path := features_file(run.path)).is_file() or path == run.features_path:
+        return path.is_file()
+    features = Features.of(run.path)
+    return f"of {len(features)} chosen latents among {features.file.facts['of_latents']}"
 
 
 def _weights(run: "Run") -> dict[str, Any]:

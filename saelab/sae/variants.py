@@ -8,9 +8,9 @@ tests all follow `variants()`. Other packages add theirs as entry points of the 
 from inspect import get_annotations
 from typing import Annotated, Literal, TypeVar, get_args, get_origin
 
-from pydantic import PlainValidator, SerializeAsAny, TypeAdapter
+from pydantic import PlainValidator, SerializeAsAny, TypeAdapter, ValidationError
 
-from saelab.config import UsageError
+from saelab.config import UsageError, first_problem
 from saelab.registry import Registry
 from saelab.sae.base import AbstractSAEConfig
 
@@ -93,11 +93,14 @@ def sized(name: str, d_sae: int, k: float | int) -> AbstractSAEConfig:
     All other options have their defaults.
 
     Raises:
-        UsageError: no variant has this name.
+        UsageError: no variant has this name, or it cannot have this width or k.
     """
     cls = variant(name)
     options = {"d_sae": d_sae, "k": k}
-    return cls.model_validate({n: v for n, v in options.items() if n in cls.model_fields})
+    try:
+        return cls.model_validate({n: v for n, v in options.items() if n in cls.model_fields})
+    except ValidationError as error:
+        raise UsageError(f"{first_problem(error)}; got {d_sae=}, {k=}.") from None
 
 
 def _parse(value: object) -> AbstractSAEConfig:

@@ -9,7 +9,7 @@ tensorboard/, wandb/ the same lines, where `--log` asked for them; wandb.json ha
 evaluation/*.json    what `saelab evaluate` measured
 evaluation/*/*.json  what it measured on texts that you chose, and with other encoders
 features.h5          what `saelab features` collected
-chosen_features.h5   what `saelab features --latents` last collected
+chosen_features.h5   what `saelab features --latents` has collected
 steering.h5          what `saelab steer --all` scored
 sharing.h5           what `saelab diff` measured of a crosscoder
 transport/           what `saelab transport` measured, a file for each pair of sites

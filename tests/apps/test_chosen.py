@@ -89,14 +89,22 @@ def test_they_are_explained_published_and_exported(few: Path, tmp_path: Path, ca
     assert list(explaining.questions([3, 17]))
     explain_by_tokens(explaining, chosen(explaining.features, (), 1))
     assert list(explaining.texts.by_latent) == [3]
-    with pytest.raises(UsageError, match="no latent 5; run `saelab features --latents 5`"):
+    with pytest.raises(
+        UsageError, match=r"no latent 5; `saelab features \S+/one --latents 5` adds it"
+    ):
         chosen(explaining.features, [5], None)
     shutil.rmtree(explaining.texts.path)
     site = tmp_path / "site"
     assert main(["publish", str(run.path), "--out", str(site)]) == 0
     assert {page.stem for page in site.glob("one/[0-9]*.html")} == {"3", "17"}
-    assert main(["publish", str(run.path), "--latents", "5", "--out", str(tmp_path / "b")]) == 2
-    assert "no latent 5" in capsys.readouterr().err
+    other = str(tmp_path / "b")
+    assert main(["publish", str(run.path), "--latents", "3", "5", "4", "--out", other]) == 2
+    said = capsys.readouterr().err
+    assert f"no latent 5 and 1 more of these; `saelab features {run.path} --latents 5 4`" in said
+    assert main(["publish", str(run.path), "--latents", "99", "--out", other]) == 2
+    assert "There is no latent 99; the SAE has 0 to 31." in capsys.readouterr().err
+    assert main(["show", str(run.path)]) == 0
+    assert "features                 of 2 chosen latents among 32" in capsys.readouterr().out
     out = tmp_path / "json"
     assert main(["export", str(run.path), "--to", "neuronpedia", "--out", str(out)]) == 0
     features = json.loads((out / "batch-0.json").read_text())["features"]

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import pytest
 from feature_browser.data.catalogue import read_catalogue
-from feature_browser.data.elsewhere import NOWHERE, Elsewhere, python
+from feature_browser.data.elsewhere import NOWHERE, SWITCHES, Elsewhere, command, python
 from feature_browser.pages import pages
 from feature_browser.pages.steering.experiment import Experiment
 from streamlit.testing.v1 import AppTest
 
 from saelab.analysis.notes import Notes
 from saelab.cli import VERBS
+from saelab.cli.circuit import CircuitArguments
+from saelab.cli.options import options_of
 from saelab.cli.parse import parse
+from saelab.cli.publish import PublishArguments
+from saelab.cli.steer import SteerArguments
 
 PROMPT = "the big cat sat on a red"
 HOSTILE = "cat $RUN \"'; rm {x}\\ \u05e9 $prompt"
@@ -129,6 +133,29 @@ def test_an_experiments_python_writes_what_the_page_shows(circuit_runs: Path, mo
     told = run_experiment(live_run(read_card(circuit_runs / "topk", circuit_runs)), STEERED)
     lines = [f"plain: {told.plain[0].text}", f"steered: {told.steered[0].text}"]
     assert capsys.readouterr().out.splitlines() == lines
+
+
+@pytest.mark.parametrize("text", ["--x", "--out", "-x", "--", "-", "--a=b c", "- a", "-4", "x"])
+def test_a_readers_text_is_never_an_option(text: str):
+    words = ("publish", Path("--run"), "--list", text, "--out", "site")
+    _, verb, *typed = shlex.split(command(*words))
+    read = parse(PublishArguments, verb, typed)
+    assert (read.list_, read.out, read.runs) == (text, Path("site"), (Path("--run"),))
+    words = ("steer", "run", "--latents", 3, 5, "--prompt", text, "--chat", "--dose", "--seed", 1)
+    _, verb, *typed = shlex.split(command(*words))
+    read = parse(SteerArguments, verb, typed)
+    assert (read.prompt, read.latents, read.chat, read.dose) == (text, (3, 5), True, True)
+
+
+def test_the_switches_are_those_of_the_verbs():
+    there = [
+        option
+        for cls in (PublishArguments, SteerArguments, CircuitArguments)
+        for option in options_of(cls)
+    ]
+    named = [option for option in there if option.name in SWITCHES]
+    assert {option.name for option in named} == SWITCHES
+    assert all(option.is_switch for option in named)
 
 
 def test_a_readers_text_is_never_code(runs: Path):

@@ -105,12 +105,15 @@ def test_chosen_latents_alone_are_written_and_only_they_are_linked(runs: Path, t
 
 
 def test_a_list_of_the_browser_is_published_in_its_order_with_its_comments(
-    runs: Path, tmp_path: Path, capsys
+    runs: Path, tmp_path: Path, capsys, monkeypatch
 ):
     run = shutil.copytree(runs / "plain", tmp_path / "plain")
     notes, out = Notes(run), tmp_path / "site"
     for latent, comment in ((7, "<b>so</b>"), (2, "")):
         notes.write(latent, "list", f"a b\n+\n{comment}".strip())
+    # A file of that name does not hide the list.
+    monkeypatch.chdir(tmp_path)
+    Path("a b").write_text("x")
     assert publish(run, "--list", "a b", "--out", out) == 0
     assert {page.stem for page in (out / "plain").iterdir()} == {"2", "7", "index", "figures"}
     index, latent = ((out / "plain" / name).read_text() for name in ("index.html", "7.html"))
@@ -120,6 +123,21 @@ def test_a_list_of_the_browser_is_published_in_its_order_with_its_comments(
     capsys.readouterr()
     assert publish(run, "--list", "c", "--out", tmp_path / "none") == 2
     assert "has no list 'c'; it has a b" in capsys.readouterr().err
+
+
+def test_no_page_of_an_earlier_site_stays(runs: Path, tmp_path: Path, capsys):
+    out = tmp_path / "site"
+    chosen = (runs / "plain", "--latents", 7, 2, "--out", out)
+    assert publish(*chosen) == 0
+    assert publish(*chosen) == 0
+    before = (out / "index.html").stat().st_mtime_ns
+    capsys.readouterr()
+    assert publish(runs / "plain", "--latents", 2, "--out", out) == 2
+    said = capsys.readouterr().err
+    assert "not published now: plain/7.html; remove them, or give another --out." in said
+    assert (out / "index.html").stat().st_mtime_ns == before
+    (out / "plain/7.html").unlink()
+    assert publish(runs / "plain", "--latents", 2, "--out", out) == 0
 
 
 def test_what_cannot_be_published_is_one_sentence(runs: Path, tmp_path: Path, capsys, monkeypatch):

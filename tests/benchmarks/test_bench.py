@@ -53,6 +53,10 @@ def test_a_step_is_compared_with_the_floor_and_with_plain_torch(tmp_path, capsys
         (["--configs", "8:16"], "8:16 is not D:M:K"),
         (["--configs", "8:16:0:4"], "8:16:0:4 is not"),
         (["--configs", "8:16:17"], "k=17 exceeds d_sae=16"),
+        (["--configs", "1:9999999999999:4:32"], "d_sae: Input should be less than or equal to"),
+        (["--configs", "8:16:4:99999999999999"], "A step of 8/16/4 batch 99999999999999 needs at"),
+        (["--figure", "."], "--figure . is a directory"),
+        (["--json", "/dev/null/x.json"], "/dev/null is no directory"),
         (["--variants", "nope"], "no variant 'nope'"),
         (["--skip"], "--skip is for transcoders"),
         (["--dead", "0.1"], "topk has none: it needs CUDA, not cpu"),
@@ -86,6 +90,22 @@ def test_the_road_is_measured_stage_by_stage_and_a_plan_can_use_it(tmp_path, mon
     plan = ["plan", "--model", "tiny", "--sites", "blocks.1.hook_resid_post", "--d-sae", "64"]
     assert main([*plan, "--k", "4", "--n-tokens", "10000", "--rates", str(file)]) == 0
     assert "Cheapest that fits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--configs", "x"], "--configs x is not D:M:K"),
+        (["--configs", "8:16:17"], "k=17 exceeds d_sae=16"),
+        (["--variant", "nope"], "no variant 'nope'"),
+    ],
+)
+def test_what_no_process_can_measure_is_refused_before_a_launch(
+    options, named, monkeypatch, capsys
+):
+    monkeypatch.setattr("saelab.bench.scale.launch", lambda *_: pytest.fail("launched"))
+    assert main(["bench", "scale", "--device", "cpu", *options]) == 2
+    assert named in capsys.readouterr().err
 
 
 SCALE = ["bench", "scale", "--configs", "8:16:2:4", "--steps", "2", "--device", "cpu"]

@@ -7,6 +7,7 @@ import torch
 from cli.test_train_cli import SITE, run
 from safetensors.torch import load_file
 
+from saelab.analysis.records import Features
 from saelab.sae.interop.convert import from_foreign, to_foreign
 from saelab.sae.interop.foreign import ForeignSAE
 from saelab.training.adopt import adopt
@@ -121,5 +122,11 @@ def test_weights_stay_in_sixteen_bits_from_import_to_export(
                "--n-tokens", 50, "--n-uniformity", 2, "--device", "cpu") == 0  # fmt: skip
     assert run("features", out, "--latents", 1, 3, "--n-tokens", 100, "--device", "cpu") == 0
     assert "latent 1: " in capsys.readouterr().out
+    # What was chosen before stays: a list may name both.
+    assert run("features", out, "--latents", 4, "--n-tokens", 100, "--device", "cpu") == 0
+    said = capsys.readouterr()
+    assert "2 other latents" in said.err
+    assert "latent 1: " not in said.out
+    assert Features.of(out).latents == (1, 3, 4)
     assert run("export", out, "--out", back) == 0
     assert load_file(back / "sae_weights.safetensors")["W_dec"].dtype == torch.bfloat16

@@ -10,8 +10,8 @@ from saelab.config import UsageError
 from saelab.evaluation.probing import code_moments
 from saelab.evaluation.rows import Rows, columns
 from saelab.evaluation.tasks.data import Drawn, balanced, draw
-from saelab.evaluation.tasks.options import RULES, Cost
-from saelab.evaluation.tasks.probes import few_columns, mean_over_tasks, wilson
+from saelab.evaluation.tasks.options import RULES, Cost, FigureWithInterval
+from saelab.evaluation.tasks.probes import few_columns, interval, mean_over_tasks, wilson
 from saelab.evaluation.tasks.removal import N_VALUES, MeanProbe, Removal
 from saelab.evaluation.tasks.scr import SCR, Scr, ScrTask, scr_of
 from saelab.evaluation.tasks.sparse_probing import KS, probe_class
@@ -244,3 +244,9 @@ def test_intervals_are_those_of_the_books():
     assert found.low is not None
     assert found.value - found.low == pytest.approx(4.303 / math.sqrt(3), rel=0.02)
     assert mean_over_tasks([0.5]).low is None
+
+
+def test_an_interval_is_printed_with_both_ends_where_they_are_not_equally_far():
+    assert interval(FigureWithInterval(0.95, *wilson(0.95, 20))) == "95.0 [76.4, 99.1]"
+    assert interval(FigureWithInterval(0.5, *wilson(0.5, 20))) == "50.0 ±20.1"
+    assert interval(FigureWithInterval(0.5)) == "50.0"

@@ -7,6 +7,10 @@ from pathlib import PurePath
 from string import Template
 
 from feature_browser.data.catalogue import RunCard
+from saelab.cli.parse import OPTION
+
+SWITCHES = frozenset({"--all", "--chat", "--dose"})
+"""Options without a value in the commands of pages."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,21 @@ NOWHERE = Elsewhere()
 
 
 def command(verb: str, *words: object) -> str:
-    """A command of saelab, quoted for the shell."""
-    return shlex.join(["saelab", verb, *map(str, words)])
+    """A command of saelab, quoted for the shell.
+
+    A value that begins as an option does is joined to the option before it: --list=--mine.
+    """
+    said, wants_value = ["saelab", verb], False
+    for word in words:
+        text = str(word)
+        if isinstance(word, PurePath) and text.startswith("-"):
+            text = f"./{text}"
+        if wants_value and OPTION.fullmatch(text):
+            said[-1] += f"={text}"
+        else:
+            said.append(text)
+        wants_value = not wants_value and text.startswith("--") and text not in SWITCHES
+    return shlex.join(said)
 
 
 def python(card: RunCard, *lines: str, **values: object) -> str:

@@ -1,7 +1,7 @@
 """Writing a site: what it will take is said before, what it took after."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +17,14 @@ from saelab.analysis.records import Features
 from saelab.analysis.scoreboard import scoreboard
 from saelab.config import UsageError
 from saelab.console import in_bytes, progress, say
-from saelab.files import atomic_write, check_only
+from saelab.files import atomic_write, check_only, is_temporary
 from saelab.resources import free_bytes
 
 MOST = 2048
 """Latents that are published without being asked for by number."""
 SAMPLE = 8
+NAMED = 3
+"""Pages of an earlier site that a refusal names."""
 INDEX = "index.html"
 NO_COMMENTS: Mapping[int, str] = {}
 Choose = Callable[[RunCard], list[int]]
@@ -48,7 +50,8 @@ def write_site(
 
     Args:
         paths: the runs' directories.
-        out: a directory; files that are not the site's are refused.
+        out: a directory; files that are not the site's are refused, and so are pages of an earlier
+            site that this one does not write again.
         latents: those to publish, in this order; default: all of a run with up to `MOST`.
         every: publish all latents of any number.
         comments: what is said of latents beside their names.
@@ -61,8 +64,9 @@ def write_site(
     set_log_level(logging.ERROR)
     runs = _published(paths, lambda card: chosen(card, latents, every=every), comments)
     check_only(out, lambda name: _is_ours(name, runs))
-    _announce(runs, out)
     files = _files(runs)
+    _check_pages(out, {name for name, _ in files})
+    _announce(runs, out)
     n_bytes = 0
     with progress("Publish", len(files), "files") as bar:
         for name, make in files:
@@ -100,8 +104,7 @@ def chosen(card: RunCard, wanted: Sequence[int], *, every: bool) -> list[int]:
         raise UsageError(f"{card.path} has no features; run `saelab features {card.path}`.")
     features = Features.of(card.path)
     n = len(features)
-    for latent in wanted:
-        features.place(latent)
+    features.check(wanted)
     if not wanted and n > MOST and not every:
         raise UsageError(
             f"{card.path} has {n} latents; choose some with --latents or --list, or give --all."
@@ -130,6 +133,17 @@ def _is_ours(name: str, runs: Sequence[PublishedRun]) -> bool:
     if not folder:
         return file in (INDEX, *shared_files())
     return folder in {run.folder for run in runs} and file.endswith(".html")
+
+
+def _check_pages(out: Path, names: Collection[str]) -> None:
+    """Refuse pages of an earlier site that would stay: whoever gets the site can read them."""
+    there = (path.relative_to(out).as_posix() for path in sorted(out.rglob("*.html")))
+    if old := [name for name in there if name not in names and not is_temporary(Path(name))]:
+        more = f" and {len(old) - NAMED} more" if len(old) > NAMED else ""
+        raise UsageError(
+            f"{out} holds pages of an earlier site that are not published now: "
+            f"{', '.join(old[:NAMED])}{more}; remove them, or give another --out."
+        )
 
 
 def _announce(runs: Sequence[PublishedRun], out: Path) -> None:

@@ -173,8 +173,7 @@ def chosen(features: Features, latents: Sequence[int], first: int | None) -> Ite
     Raises:
         UsageError: there is no such latent, or no evidence of it.
     """
-    for latent in latents:
-        features.place(latent)
+    features.check(latents)
     return iter(dict.fromkeys(latents) or features.latents[:first])
 
 

@@ -139,9 +139,11 @@ def _check_maxima(host: Host, latents: Int[Tensor, "n latent"]) -> None:
             "features` first, or use a_max."
         )
     if len(unknown := latents[host.maxima[latents].isnan()]):
+        named = " ".join(str(latent) for latent in unknown.unique().tolist())
         raise UsageError(
             f"The unit latent_max needs the maximum of latent {int(unknown[0])}, of which no "
-            "features were collected; run `saelab features --latents` with it, or use a_max."
+            f"features were collected; `saelab features RUN --latents {named}` adds them, or use "
+            "a_max."
         )
     silent = latents[host.maxima[latents] == 0]
     if len(silent):

@@ -16,6 +16,8 @@ from saelab.evaluation.tasks.options import FigureWithInterval
 Scores = Float[Tensor, " row"]
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 """Tried l2 penalties of a dense probe; the one of the best AUROC on a fifth of the fitted rows."""
+ROUNDED = 0.05
+"""In %: less than this is not seen."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,18 @@ def mean_difference(
     return weights, float(-(one + other) @ weights / 2)
 
 
-def half(estimate: FigureWithInterval) -> float:
-    """Half of the interval; NaN if there is none."""
+def spread(estimate: FigureWithInterval) -> str:
+    """The interval in %: its half, as ±5.2, or both ends where these are not equally far away."""
     if estimate.low is None or estimate.high is None:
-        return float("nan")
-    return (estimate.high - estimate.low) / 2
+        return "-"
+    low, value, high = (100 * end for end in (estimate.low, estimate.value, estimate.high))
+    half = (high - low) / 2
+    # Else the figure and what is beside it would name an end that is none, such as 106 %.
+    equal = abs(value - half - low) < ROUNDED
+    return f"±{half:.1f}" if equal else f"[{low:.1f}, {high:.1f}]"
 
 
 def interval(estimate: FigureWithInterval) -> str:
-    """The figure in %, with half its interval."""
+    """The figure in %, with its interval if it has one."""
     text = f"{100 * estimate.value:.1f}"
-    return text if estimate.low is None else f"{text} ±{100 * half(estimate):.1f}"
+    return text if estimate.low is None else f"{text} {spread(estimate)}"

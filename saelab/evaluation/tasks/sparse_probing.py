@@ -31,10 +31,10 @@ from saelab.evaluation.tasks.probes import (
     Score,
     dense,
     few_columns,
-    half,
     mean_difference,
     mean_over_tasks,
     score,
+    spread,
 )
 from saelab.evaluation.tasks.summary import Headline
 
@@ -258,7 +258,7 @@ def _lines(probing: TaskProbing) -> Iterator[tuple[str, ...]]:
         )
         yield f"mean of {n}", rules, *(f"{one.value:.1%}" for one in means)
         if n > 2:
-            yield "  95 %", "", *(f"±{100 * half(one):.1f}" for one in means)
+            yield "  95 %", "", *map(spread, means)
         yield "  AUROC", "", *(f"{one.value:.3f}" for one in areas)
 
 
