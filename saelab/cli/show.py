@@ -212,10 +212,12 @@ def _run(path: Path) -> dict[str, Any]:
 
 def _features(run: "Run") -> str | bool:
     """Whether the run has features, and if only of chosen latents, of how many."""
-    from saelab.analysis.records import Features, features_file
+    every = run.features_path
+    if every.is_file() or not every.with_name("chosen_features.h5").is_file():
+        return every.is_file()
+    # Imported here, as a run is shown without h5py, too.
+    from saelab.analysis.records import Features
 
-    if not (path := features_file(run.path)).is_file() or path == run.features_path:
-        return path.is_file()
     features = Features.of(run.path)
     return f"of {len(features)} chosen latents among {features.file.facts['of_latents']}"
 
