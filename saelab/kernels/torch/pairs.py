@@ -19,16 +19,24 @@ class LatentPairs:
         offsets: `[d_sae + 1]`, int32; latent j has `order[offsets[j]:offsets[j + 1]]`.
         both: `[2 d_sae + 1]`, the same for codes that may be off. Codes that are off come after all
             others; those of latent j are at `both[d_sae + j : d_sae + j + 2]`.
+        rows: `[pair]`, the row of errors of each pair of `order`, where rows differ in length.
     """
 
     order: Int[Tensor, " pair"]
     offsets: Int[Tensor, " d_sae_1"]
     both: Int[Tensor, " two_d_sae_1"] | None = None
+    rows: Int[Tensor, " pair"] | None = None
 
     @property
     def d_sae(self) -> int:
         """Number of latents."""
         return len(self.offsets) - 1
+
+    def capacity(self, size: int, above: int) -> int:
+        """Room for the slices of all latents with more than `above` pairs, whichever they are."""
+        # Full slices, and one that is not full of each latent that has slices.
+        with_slices = min(self.d_sae, len(self.order) // (above + 1))
+        return max(1, len(self.order) // size + with_slices)
 
 
 @dataclass(frozen=True)
@@ -47,14 +55,20 @@ class Slices:
     latent: Int[Tensor, " capacity"]
 
 
+def sort_key(d_sae: int) -> tuple[int, torch.dtype]:
+    """What is subtracted from a latent, and the type of the difference, which is sorted.
+
+    The time of a radix sort grows with the bits of a key: 16 are enough for most dictionaries.
+    """
+    return (2**15, torch.int16) if d_sae <= 2**16 else (0, torch.int32)
+
+
 def pairs_by_latent(indices: Int[Tensor, "*entry"], d_sae: int) -> LatentPairs:
     """The pairs of codes by latent; the sort is stable, so two calls are bit-equal.
 
     It never waits for the device, so it can be part of a CUDA graph.
     """
-    small = d_sae <= 2**16
-    # The time of a radix sort grows with the bits of a key: 16 are enough for most dictionaries.
-    shift, dtype = (2**15, torch.int16) if small else (0, torch.int32)
+    shift, dtype = sort_key(d_sae)
     keys, order = torch.sort((indices.flatten() - shift).to(dtype), stable=True)
     latents = torch.arange(d_sae, device=indices.device, dtype=torch.int32)
     offsets = torch.full((d_sae + 1,), len(keys), dtype=torch.int32, device=indices.device)
@@ -73,9 +87,6 @@ def heavy_slices(pairs: LatentPairs, size: int = SLICE, above: int | None = None
     n = torch.where(counts > above, (counts + size - 1) // size, 0)
     first = torch.zeros_like(pairs.offsets)
     first[1:] = n.cumsum(0)
-    # Full slices, and one that is not full of each latent that has slices.
-    with_slices = min(pairs.d_sae, len(pairs.order) // (above + 1))
-    capacity = max(1, len(pairs.order) // size + with_slices)
-    pieces = torch.arange(capacity, device=first.device, dtype=first.dtype)
+    pieces = torch.arange(pairs.capacity(size, above), device=first.device, dtype=first.dtype)
     latent = torch.searchsorted(first, pieces, right=True, out_int32=True) - 1
     return Slices(size, first, latent.to(torch.int32))

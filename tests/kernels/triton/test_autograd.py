@@ -6,6 +6,7 @@ from kernels.triton_device import DEVICE
 
 from saelab.kernels import reference
 from saelab.kernels.torch.pairs import heavy_slices, pairs_by_latent
+from saelab.kernels.triton import pairs as by_kernels
 from saelab.kernels.triton.codes.rows import RowCodes
 from saelab.kernels.triton.decode.autograd import sparse_decode
 from saelab.kernels.triton.decode.sums import sum_by_latent
@@ -58,6 +59,20 @@ def test_split_latents_have_pieces_that_cover_their_pairs():
     slices = heavy_slices(pairs_by_latent(indices, 5), size=4, above=2)
     assert slices.first.tolist() == [0, 2, 3, 3, 3, 3]
     assert slices.latent[:3].tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize(("d_sae", "size", "above"), [(5, 3, 3), (140, 4, 2), (2**16 + 1, 2, 1)])
+def test_kernels_find_the_pairs_and_slices_that_torch_does(monkeypatch, d_sae, size, above):
+    monkeypatch.setattr(by_kernels, "BLOCK", 128 if d_sae < 1000 else 2**17)
+    generator = torch.Generator().manual_seed(d_sae)
+    drawn = torch.randint(0, d_sae, (9, 4), generator=generator)
+    indices = torch.where(drawn % 3 == 0, d_sae - 1, drawn).int().to(DEVICE)
+    ours, theirs = by_kernels.pairs_by_latent(indices, d_sae), pairs_by_latent(indices, d_sae)
+    assert torch.equal(ours.order, theirs.order)
+    assert torch.equal(ours.offsets, theirs.offsets)
+    split, wanted = by_kernels.heavy_slices(ours, size, above), heavy_slices(theirs, size, above)
+    assert torch.equal(split.first, wanted.first)
+    assert torch.equal(split.latent, wanted.latent)
 
 
 @pytest.mark.parametrize("size", [1, 2, 100])

@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.kernels.sizes import ceil_div
-from saelab.kernels.torch.pairs import LatentPairs, pairs_by_latent
+from saelab.kernels.torch.pairs import LatentPairs
 from saelab.kernels.triton.codes.residual import Residual, chunk_columns, code_gradients
+from saelab.kernels.triton.pairs import pairs_by_latent
 from saelab.kernels.triton.select.rows import select_top_k
 from saelab.kernels.triton.weights import Decoder, Weights
 

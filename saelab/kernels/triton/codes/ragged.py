@@ -11,10 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.kernels.sizes import ceil_div
-from saelab.kernels.torch.pairs import LatentPairs, pairs_by_latent
+from saelab.kernels.torch.pairs import LatentPairs
 from saelab.kernels.torch.threshold import follow_smallest_, follow_smallest_of_each_
 from saelab.kernels.torch.zipf import ColumnBudgets
 from saelab.kernels.triton.codes.residual import Residual, chunk_columns, code_gradients
+from saelab.kernels.triton.pairs import pairs_by_latent
 from saelab.kernels.triton.select.batch import FlatPlace, select_batch_top_k
 from saelab.kernels.triton.select.columns import select_column_top_k
 from saelab.kernels.triton.weights import Decoder, Weights

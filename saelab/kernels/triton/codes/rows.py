@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.kernels.sizes import ceil_div, power_of_two
-from saelab.kernels.torch.pairs import LatentPairs, pairs_by_latent
+from saelab.kernels.torch.pairs import LatentPairs
 from saelab.kernels.triton.codes.residual import Residual, code_gradients, tile_columns, tile_warps
+from saelab.kernels.triton.pairs import pairs_by_latent
 from saelab.kernels.triton.select.effects import Effects
 from saelab.kernels.triton.select.rows import segment_maxima, select_top_k
 from saelab.kernels.triton.select.ties import TieFactors, settle_ties

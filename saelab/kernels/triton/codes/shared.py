@@ -11,10 +11,11 @@ from torch import Tensor
 
 from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.rules import FusedRule
-from saelab.kernels.torch.pairs import LatentPairs, pairs_by_latent
+from saelab.kernels.torch.pairs import LatentPairs
 from saelab.kernels.torch.threshold import follow_smallest_
 from saelab.kernels.triton.codes.residual import Residual, chunk_columns, code_gradients
 from saelab.kernels.triton.codes.shared_errors import Chosen, SharedErrors
+from saelab.kernels.triton.pairs import pairs_by_latent
 from saelab.kernels.triton.select.batch import FlatPlace, select_batch_top_k
 from saelab.kernels.triton.select.rows import select_top_k
 from saelab.kernels.triton.select.shared_rows import RowPlace, SharedRows

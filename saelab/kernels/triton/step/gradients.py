@@ -21,7 +21,8 @@ class Sums(NamedTuple):
         offsets: start of each latent's pairs.
         values: values of the codes.
         gradient: gradient of the codes.
-        error_rows: row of errors of each entry, if rows differ in length; else not read.
+        error_rows: row of errors of each pair, in their order, if rows differ in length; else not
+            read. Of each entry, it would be known one access to memory later.
         errors: x_hat - x; of a transcoder, the error of its target.
         inputs: what the encoder reads: x less its bias.
         first: the first slice of each latent that is split.
@@ -33,7 +34,7 @@ class Sums(NamedTuple):
     offsets: Int[Tensor, " d_sae_1"]
     values: Float[Tensor, "*entry"]
     gradient: Float[Tensor, "*entry"]
-    error_rows: Int[Tensor, "*entry"]
+    error_rows: Int[Tensor, "*pair"]
     errors: Float[Tensor, "row d_out"]
     inputs: Float[Tensor, "batch d_in"]
     first: Int[Tensor, " d_sae_1"]
@@ -93,7 +94,7 @@ def _sum_both(
         at = start + tl.arange(0, PAIRS)
         kept = at < stop
         pair = tl.load(order + at, mask=kept, other=0)
-        row = tl.load(error_rows + pair, mask=kept, other=0) if k == 0 else pair // k
+        row = tl.load(error_rows + at, mask=kept, other=0) if k == 0 else pair // k
         there = kept[:, None] & inside[None, :]
         place = row.to(tl.int64)[:, None] * d + column[None, :]
         error = tl.load(errors + place, mask=there, other=0.0, eviction_policy="evict_last")

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saelab.kernels.torch.pairs import LatentPairs, heavy_slices
+from saelab.kernels.torch.pairs import LatentPairs
 from saelab.kernels.triton.step.aux_k import AuxStep, Extra, product_
 from saelab.kernels.triton.step.step import Step
 
@@ -42,7 +42,7 @@ def finish_dense(step: Step, aux: AuxStep | None) -> Float[Tensor, "batch d_sae"
     thresholds.slope(done.window, step.exchange.sum(done.n_on))
     offsets = torch.zeros(len(done.fired) + 1, dtype=torch.int32, device=x.device)
     pairs = LatentPairs(torch.zeros_like(codes.indices, dtype=torch.int64), offsets)
-    sums = step.sum_slices(pairs, heavy_slices(pairs, step.launch.slice))
+    sums = step.sum_slices(pairs, step.launch.slices(pairs, twice=False))
     columns = step.sum_errors()
     if aux is not None:
         step.run_aux(aux, (done.fired.float(), done.extra.slots))

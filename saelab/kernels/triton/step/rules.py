@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 from saelab.kernels.rules import FusedRule, Ties
 from saelab.kernels.sizes import ceil_div, power_of_two
-from saelab.kernels.torch.pairs import SLICE, LatentPairs, Slices, heavy_slices
+from saelab.kernels.torch.pairs import SLICE, LatentPairs, Slices
+from saelab.kernels.triton.pairs import heavy_slices
 from saelab.kernels.triton.step.aux_k import AuxRules
 
 

@@ -1,6 +1,7 @@
 """A whole training step of an SAE or a transcoder with unit atoms, by kernels alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -161,6 +162,8 @@ class Step:
     def invert(self) -> tuple[LatentPairs, Slices]:
         """The codes in the latents' order."""
         pairs = self.codes.invert(len(self.weights.scale))
+        if self.codes.k == 0:
+            pairs = replace(pairs, rows=self.codes.error_rows.index_select(0, pairs.order))
         return pairs, self.launch.slices(pairs, twice=self._clips)
 
     def decode(self) -> None:
@@ -191,10 +194,10 @@ class Step:
     def sum_slices(self, pairs: LatentPairs, slices: Slices) -> Sums:
         """Sum the pairs of the split latents, slice by slice."""
         capacity = len(slices.latent)
-        sums = self.norms.new_empty(capacity, sum(self._widths))
-        scalars = self.norms.new_empty(capacity, 3)
+        sums, scalars = (self.norms.new_empty(capacity, n) for n in (sum(self._widths), 3))
         ours, out = self.codes, self.codes.residual
-        codes = (ours.values, out.gradient, ours.error_rows, out.residual, self.offset.centred)
+        rows = ours.error_rows if pairs.rows is None else pairs.rows
+        codes = (ours.values, out.gradient, rows, out.residual, self.offset.centred)
         slice_kernel[(capacity * self.chunks,)](
             pairs.order, pairs.offsets, *codes, slices.first, slices.latent, sums, scalars,
             capacity, len(self.norms), *self._widths, SLICE=slices.size, **self._shape,
