@@ -23,7 +23,7 @@ BLOCK = 128
 @no_type_check
 def _n_below(rising, n, limit, STEPS: tl.constexpr):
     """How many of `n` rising numbers are below each limit; STEPS halvings leave none of them."""
-    low = tl.zeros_like(limit)
+    low = tl.zeros_like(limit).to(tl.int32)
     high = (low + n).to(tl.int32)
     for _ in range(STEPS):
         middle = (low + high) // 2
