@@ -41,26 +41,38 @@ class LatentExchange:
         return part
 
     def begin_sum(self, part: Tensor) -> None:
-        """Begin a `sum`, which `end_sum` ends; other work of this process may lie between."""
+        """Begin a `sum`, which `end_first` ends; other work of this process may lie between."""
+        self._begin(lambda: dist.all_reduce(part, async_op=True))
 
-        def begin() -> None:
-            work = dist.all_reduce(part, async_op=True)
-            assert work is not None
-            self._work.append(work)
+    def begin_gather(self, own: Tensor) -> Tensor:
+        """Begin a `gather`, which `end_first` ends; other work of this process may lie between."""
+        every, flat = self._room(own)
+        self._begin(lambda: dist.all_gather_into_tensor(flat, own, async_op=True))
+        return every
 
-        self.between(begin)
-
-    def end_sum(self) -> None:
-        """Let what follows read the sum that was begun first."""
+    def end_first(self) -> None:
+        """Let what follows read what was begun first and has not ended."""
         self.between(lambda: self._work.pop(0).wait())
 
     def gather(self, own: Tensor) -> Tensor:
         """`[process ...]`, all processes' tensors, which have equal shapes."""
-        assert self.shard is not None
-        every, own = own.new_empty(self.shard.size, *own.shape), own.contiguous()
-        flat = every.flatten(0, 1)
+        (every, flat), own = self._room(own), own.contiguous()
         self.between(lambda: dist.all_gather_into_tensor(flat, own))
         return every
+
+    def _room(self, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Memory for all processes' tensors, and the same without their dimension."""
+        assert self.shard is not None
+        every = own.new_empty(self.shard.size, *own.shape)
+        return every, every.flatten(0, 1)
+
+    def _begin(self, start: Callable[[], dist.Work | None]) -> None:
+        def begin() -> None:
+            work = start()
+            assert work is not None
+            self._work.append(work)
+
+        self.between(begin)
 
     def latents(self, own: int) -> int:
         """The most latents that a process holds, of which this one holds `own`."""
@@ -81,9 +93,9 @@ def fewest_segments(shard: LatentShard, batch: int) -> int:
 
 
 def row_pieces(batch: int) -> list[tuple[int, int]]:
-    """The rows whose reconstructions are summed at once: first, and behind the last.
+    """The rows whose codes, or reconstructions, are told at once: first, and behind the last.
 
-    While one half is summed, the other is decoded, or its errors computed.
+    While one half is on its way, the other is selected, decoded, or its errors computed.
     """
     half = ceil_div(batch, 2)
     return [(0, half), (half, batch)] if half < batch else [(0, batch)]
@@ -117,7 +129,8 @@ def received(
     found = []
     if rule.by_row:
         most = rule.budgets[-1] if rule.budgets else int(rule.k)
-        found.append(others * batch * most * (4 if key_bits(shard, half=half) < WIDE else 8))
+        size = 4 if key_bits(shard, half=half) < WIDE else 8
+        found += [others * (end - row) * most * size for row, end in row_pieces(batch)]
     elif rule.over_batch:
         listed = int(rule.k * batch) <= fewest_segments(shard, batch)
         found += (1 + listed) * (2 if half else 4) * [summed(DIGITS * 4)]

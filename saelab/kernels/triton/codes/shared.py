@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.kernels.exchange import LatentExchange
+from saelab.kernels.exchange import LatentExchange, row_pieces
 from saelab.kernels.rules import FusedRule
 from saelab.kernels.torch.pairs import LatentPairs
 from saelab.kernels.torch.threshold import follow_smallest_
@@ -78,11 +78,11 @@ class SharedCodes:
 
     def select(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
         """See `Codes.select`; the sum of all processes' reconstructions begins here too."""
-        if self.rule.by_row:
-            self._select_of_rows(pre_acts)
+        if self.by_row is not None:
+            self._select_of_rows(self.by_row, pre_acts, weights)
         else:
             self._select_of_batch(pre_acts, weights)
-        self.errors.begin(self._chosen, weights.dictionary)
+            self.errors.begin(self._chosen, weights.dictionary)
 
     def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
         """See `Codes.decode`."""
@@ -108,23 +108,37 @@ class SharedCodes:
     def _chosen(self) -> Chosen:
         return self.values, self.indices, self.starts
 
-    def _select_of_rows(self, pre_acts: Float[Tensor, "batch d_sae"]) -> None:
-        """This process's of the largest of each row, which are among its own largest."""
-        m, signed = pre_acts.shape[1], self.rule.signed
-        assert self.by_row is not None
-        values, indices = select_top_k(
-            pre_acts, min(_budgets(self.rule)[-1], m), by_magnitude=signed, rectify=not signed,
-            ordered=False,
-        )  # fmt: skip
+    def _select_of_rows(
+        self, by_row: SharedRows, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights
+    ) -> None:
+        """This process's of the largest of each row, which are among its own largest.
+
+        While it selects the second half of the rows, the others' of the first half arrive, whose
+        reconstructions are summed while the second half's are decoded.
+        """
+        k, signed = min(_budgets(self.rule)[-1], pre_acts.shape[1]), self.rule.signed
+        pieces, told = row_pieces(len(pre_acts)), []
+        for first, end in pieces:
+            values, indices = select_top_k(
+                pre_acts[first:end], k, by_magnitude=signed, rectify=not signed, ordered=False
+            )
+            told.append(by_row.tell(values, indices, first))
+        self._clear(pre_acts.shape[1])
         place = RowPlace(self.values, self.indices, self.error_rows, self.starts)
-        self.by_row.keep(values, indices, place, last=m - 1)
+        for rows, each in zip(pieces, told, strict=True):
+            by_row.keep(each, place)
+            self.errors.begin_piece(self._chosen, weights.dictionary, rows)
+
+    def _clear(self, d_sae: int) -> None:
+        """Make all entries such as lie beyond the end."""
+        self.values.zero_()
+        self.indices.fill_(d_sae - 1)
+        self.error_rows.fill_(len(self.group_numbers) - 1)
 
     def _select_of_batch(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
         """This process's of the largest of the batch; the threshold follows the smallest of all."""
         batch, m = pre_acts.shape
-        self.values.zero_()
-        self.indices.fill_(m - 1)
-        self.error_rows.fill_(len(self.group_numbers) - 1)
+        self._clear(m)
         place = FlatPlace(self.values, self.indices, self.error_rows, self.lows)
         select_batch_top_k(
             pre_acts, int(self.rule.k * batch), by_magnitude=self.rule.signed, out=place,

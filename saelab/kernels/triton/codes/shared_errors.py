@@ -135,15 +135,19 @@ class SharedErrors:
 
     def begin(self, codes: Chosen, dictionary: Decoder) -> None:
         """Begin the sum of all processes' parts, some rows after the others."""
-        (values, indices, starts), groups = codes, len(self.shares)
-        for first, end in row_pieces(len(self.sums) // groups):
-            grid, shape = self._launch(end - first)
-            sums = self.sums[first * groups : end * groups]
-            _part_kernel[grid](
-                values, indices, starts[first * groups :], dictionary.scale, dictionary.W, sums,
-                end - first, sums.shape[1], **shape,
-            )  # fmt: skip
-            self.exchange.begin_sum(sums)
+        for rows in row_pieces(len(self.sums) // len(self.shares)):
+            self.begin_piece(codes, dictionary, rows)
+
+    def begin_piece(self, codes: Chosen, dictionary: Decoder, rows: tuple[int, int]) -> None:
+        """Begin the sum of the parts of these rows: first, and behind the last."""
+        (values, indices, starts), groups, (first, end) = codes, len(self.shares), rows
+        grid, shape = self._launch(end - first)
+        sums = self.sums[first * groups : end * groups]
+        _part_kernel[grid](
+            values, indices, starts[first * groups :], dictionary.scale, dictionary.W, sums,
+            end - first, sums.shape[1], **shape,
+        )  # fmt: skip
+        self.exchange.begin_sum(sums)
 
     def end(
         self, codes: Chosen, x: Float[Tensor, "batch d_in"], dictionary: Decoder, out: Residual
@@ -151,7 +155,7 @@ class SharedErrors:
         """Fill `out`, except for the gradient, once the sums are there."""
         (values, indices, starts), groups = codes, len(self.shares)
         for first, end in row_pieces(len(x)):
-            self.exchange.end_sum()
+            self.exchange.end_first()
             grid, shape = self._launch(end - first)
             rows = slice(first * groups, end * groups)
             _residual_kernel[grid](

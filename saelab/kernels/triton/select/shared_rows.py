@@ -4,7 +4,8 @@
 Each process chooses the k largest of its own latents' entries, among which are all that it has of
 the k largest of all. It tells the others one integer for each: the entry's size, and behind it,
 reversed, its latent. The k-th largest of all these integers is the row's limit, found bit by bit,
-and a process keeps its own entries that reach it. Nothing waits for the device.
+and a process keeps its own entries that reach it. Nothing waits for the device. While the integers
+of some rows are on their way, those of others are chosen, or kept.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,21 @@ from saelab.shard import LatentShard
 
 MOST_AT_ONCE = 512
 """Integers that a warp holds in registers."""
+
+
+class Told(NamedTuple):
+    """Some rows' largest entries of this process, and what all processes tell of theirs.
+
+    Attributes:
+        values, indices: the entries, and their latents as this process numbers them.
+        first: the number of the first of these rows.
+        every: `[process row k]`, the integers of all processes.
+    """
+
+    values: Float[Tensor, "row own"]
+    indices: Int[Tensor, "row own"]
+    first: int
+    every: Int[Tensor, "process row k"]
 
 
 class RowPlace(NamedTuple):
@@ -85,10 +101,10 @@ def _limit_kernel(
 @triton.jit
 @no_type_check
 def _keep_kernel(
-    values, indices, keys, limits, starts, to_values, to_indices, to_rows, batch, own, k, last,
+    values, indices, keys, limits, starts, to_values, to_indices, to_rows, before, own, k,
     BUDGETS: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """Write one row's kept entries, and this row's share of what lies beyond the end."""
+    """Write one row's kept entries; `before` are the budgets of the rows before these."""
     row, slot = tl.program_id(0).to(tl.int64), tl.arange(0, K)
     there = slot < own
     key = tl.load(keys + row * k + slot, mask=there, other=-1)
@@ -101,13 +117,8 @@ def _keep_kernel(
         to = tl.load(starts + group) + tl.cumsum(kept.to(tl.int32)) - 1
         tl.store(to_values + to, value, mask=kept)
         tl.store(to_indices + to, index, mask=kept)
-        tl.store(to_rows + to, tl.zeros_like(index) + group.to(tl.int32), mask=kept)
+        tl.store(to_rows + to, tl.zeros_like(index) + (before + group).to(tl.int32), mask=kept)
         left = left & (key < tl.load(limits + group))
-    place = row * own + slot
-    beyond = there & (place >= tl.load(starts + batch * BUDGETS))
-    tl.store(to_values + place, tl.zeros_like(value), mask=beyond)
-    tl.store(to_indices + place, tl.zeros_like(index) + last, mask=beyond)
-    tl.store(to_rows + place, tl.zeros_like(index) + batch * BUDGETS, mask=beyond)
 
 
 @dataclass(frozen=True)
@@ -117,7 +128,6 @@ class SharedRows:
     Attributes:
         budgets: `[budget]`, entries that each selects of a row, rising.
         keys: `[batch k]`, this process's integers, k of the last budget; -1 where it has no entry.
-        every: `[process batch k]`, those of all processes.
         limits: `[batch budget]`, the least integer that each budget selects.
         counts: the same for the numbers of entries of this process that each adds.
     """
@@ -142,35 +152,46 @@ class SharedRows:
         counts = x.new_empty(limits.numel(), dtype=torch.int32)
         return cls(exchange, counts.new_tensor(budgets), keys, limits, counts, half)
 
-    def keep(
-        self, values: Float[Tensor, "batch own"], indices: Int[Tensor, "batch own"], out: RowPlace,
-        *, last: int,
-    ) -> None:  # fmt: skip
-        """Write to `out` those of this process's largest entries that are among all's.
+    def tell(
+        self, values: Float[Tensor, "row own"], indices: Int[Tensor, "row own"], first: int
+    ) -> Told:
+        """Begin to tell the others these rows' largest entries of this process.
 
         Args:
             values: the entries; their magnitudes are compared.
             indices: their latents, as this process numbers them.
-            out: with room for all of them.
-            last: this process's last latent.
+            first: the number of the first of these rows.
         """
-        (batch, own), k, shard = values.shape, self.keys.shape[1], _shard(self.exchange)
-        row, latent = {"K": power_of_two(k), "num_warps": 1}, (shard.d_sae - 1).bit_length()
-        _key_kernel[(batch,)](
-            values, indices, self.keys, own, k, shard.rank, shard.size,
-            LATENT=latent, HALF=self.half, **row,
+        shard, (rows, own) = _shard(self.exchange), values.shape
+        keys, k = self.keys[first : first + rows], self.keys.shape[1]
+        _key_kernel[(rows,)](
+            values, indices, keys, own, k, shard.rank, shard.size,
+            LATENT=(shard.d_sae - 1).bit_length(), HALF=self.half, K=power_of_two(k), num_warps=1,
         )  # fmt: skip
-        every, n = self.exchange.gather(self.keys), power_of_two(k * shard.size)
-        budgets = len(self.budgets)
-        _limit_kernel[(batch,)](
-            every, self.keys, self.budgets, self.limits, self.counts, batch, shard.size, k,
-            BITS=key_bits(shard, half=self.half), BUDGETS=budgets, N=n, K=row["K"],
+        return Told(values, indices, first, self.exchange.begin_gather(keys))
+
+    def keep(self, told: Told, out: RowPlace) -> None:
+        """Write to `out` those of the rows' entries that are among the largest of all processes.
+
+        Rows are kept in the order in which they were told.
+        """
+        (rows, own), k, shard = told.values.shape, self.keys.shape[1], _shard(self.exchange)
+        budgets, n, last = len(self.budgets), power_of_two(k * shard.size), told.first + rows
+        keys, limits = self.keys[told.first : last], self.limits[told.first : last]
+        before, end = told.first * budgets, last * budgets
+        counts, starts = self.counts[before:end], out.starts[before : end + 1]
+        self.exchange.end_first()
+        _limit_kernel[(rows,)](
+            told.every, keys, self.budgets, limits, counts, rows, shard.size, k,
+            BITS=key_bits(shard, half=self.half), BUDGETS=budgets, N=n, K=power_of_two(k),
             num_warps=min(8, max(1, n // MOST_AT_ONCE)),
         )  # fmt: skip
-        torch.cumsum(self.counts, 0, dtype=torch.int32, out=out.starts[1:])
-        _keep_kernel[(batch,)](
-            values, indices, self.keys, self.limits, out.starts, out.values, out.indices, out.rows,
-            batch, own, k, last, BUDGETS=budgets, **row,
+        torch.cumsum(counts, 0, dtype=torch.int32, out=starts[1:])
+        if before:
+            starts[1:] += starts[0]
+        _keep_kernel[(rows,)](
+            told.values, told.indices, keys, limits, starts, *out[:3], before, own, k,
+            BUDGETS=budgets, K=power_of_two(k), num_warps=1,
         )  # fmt: skip
 
 
