@@ -17,15 +17,13 @@ from saelab.analysis.feature_file import FeatureFile
 from saelab.analysis.fires_on import fires_on
 from saelab.analysis.histogram import edges
 from saelab.config import UsageError
+from saelab.training.run_paths import CHOSEN_FEATURES, FEATURES
 
 __all__ = ["MASSIVE", "Example", "Features", "LatentRecord", "Stratum", "Token", "TokenLatent"]
 
 
 MOST_NAMED = 50
 """Latents that a refusal names."""
-CHOSEN_FILE = "chosen_features.h5"
-"""What `saelab features --latents` has collected: as features.h5, with `latent/number`."""
-ALL_FILE = "features.h5"
 MASSIVE = ("", "mostly", "only")
 """How a latent fires on massive activations (rows that the store's rule calls massive by their
 norm). `only`: nowhere else; `mostly`: more than half of its firings, or of its top examples, are
@@ -98,7 +96,7 @@ def features_file(run: str | Path) -> Path:
 
     It may not exist.
     """
-    every, chosen = (Path(run) / name for name in (ALL_FILE, CHOSEN_FILE))
+    every, chosen = (Path(run) / name for name in (FEATURES, CHOSEN_FEATURES))
     return chosen if chosen.is_file() and not every.is_file() else every
 
 
@@ -110,7 +108,7 @@ class Features:
     """
 
     def __init__(self, run: str | Path, *, chosen: bool = False) -> None:
-        self.file = FeatureFile(Path(run) / (CHOSEN_FILE if chosen else ALL_FILE))
+        self.file = FeatureFile(Path(run) / (CHOSEN_FEATURES if chosen else FEATURES))
         self.numbers: tuple[int, ...] | None = None
         if chosen:
             with self.file.reading():
@@ -119,7 +117,7 @@ class Features:
     @classmethod
     def of(cls, run: str | Path) -> "Features":
         """Those of all latents; where these were not collected, those of the chosen ones."""
-        return cls(run, chosen=features_file(run) == Path(run) / CHOSEN_FILE)
+        return cls(run, chosen=features_file(run) == Path(run) / CHOSEN_FEATURES)
 
     def __len__(self) -> int:
         return self.file.d_sae
@@ -128,6 +126,11 @@ class Features:
     def latents(self) -> Sequence[int]:
         """The latents that there is evidence of, in order."""
         return range(len(self)) if self.numbers is None else self.numbers
+
+    @cached_property
+    def _rows(self) -> dict[int, int]:
+        """The row of each chosen latent."""
+        return {latent: row for row, latent in enumerate(self.numbers or ())}
 
     def __iter__(self) -> Iterator[LatentRecord]:
         return (self[latent] for latent in self.latents)
@@ -144,7 +147,7 @@ class Features:
             UsageError: there is no such latent, or no evidence of it.
         """
         self.check([latent])
-        return self.latents.index(latent)
+        return latent if self.numbers is None else self._rows[latent]
 
     def check(self, latents: Sequence[int]) -> None:
         """Refuse latents without evidence here; the command that adds them names them all.
@@ -152,7 +155,7 @@ class Features:
         Raises:
             UsageError: there is no such latent, or no evidence of it.
         """
-        known = self.latents if self.numbers is None else frozenset(self.numbers)
+        known = self.latents if self.numbers is None else self._rows
         missing = list(dict.fromkeys(latent for latent in latents if latent not in known))
         if not missing:
             return

@@ -14,7 +14,6 @@ from saelab.analysis.explain.records import DIRECTORY as EXPLANATIONS
 from saelab.analysis.explain.records import TEXTS, read_set
 from saelab.analysis.explain.scores import read_scores
 from saelab.analysis.feature_file import FeatureFile
-from saelab.analysis.records import CHOSEN_FILE
 from saelab.analysis.sharing.records import FILE, load_sharing
 from saelab.analysis.steering.records import load_steering_scores
 from saelab.analysis.transport.records import read_transport, transport_files
@@ -27,7 +26,7 @@ from saelab.formats.tensors import check_seal, read_tensor_header
 from saelab.moved import beside, now_at
 from saelab.sae.storage import FORMAT, check_sae, read_sae_header
 from saelab.training.run import Run
-from saelab.training.run_paths import CONFIG, WEIGHTS, check_run
+from saelab.training.run_paths import CHOSEN_FEATURES, CONFIG, FEATURES, WEIGHTS, check_run
 
 MAX_FILES = 100_000
 
@@ -157,7 +156,7 @@ def _read_known_json(path: Path) -> None:
 
 def _read_known(path: Path) -> None:
     """Read an HDF5 file as the kind that its place in the run implies."""
-    if path.name in ("features.h5", CHOSEN_FILE):
+    if path.name in (FEATURES, CHOSEN_FEATURES):
         file = FeatureFile(path)
         len(file.vocabulary)
     elif path.name == FILE:
@@ -214,7 +213,7 @@ def _check_weights(run: Run, check: RunCheck) -> None:
 def _measured(run: Run, whole: Callable[[Path], bool]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The files made from the weights, and the digest that each records."""
     made = (
-        run.path / "features.h5",
+        run.features_path,
         run.path / "steering.h5",
         run.path / FILE,
         *transport_files(run.path),

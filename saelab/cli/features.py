@@ -96,9 +96,10 @@ def main(arguments: list[str]) -> int:
 def _chosen(args: FeaturesArguments, options: "FeatureOptions") -> int:
     """Collect for some latents, and print what they fire on."""
     from saelab.analysis.features.collect import check_latents, collect_chosen
-    from saelab.analysis.records import CHOSEN_FILE, Features
+    from saelab.analysis.records import Features
     from saelab.host.host import load_model_of
     from saelab.training.run import Run
+    from saelab.training.run_paths import CHOSEN_FEATURES
     from saelab.training.sets import is_set
 
     if is_set(args.run):
@@ -106,7 +107,7 @@ def _chosen(args: FeaturesArguments, options: "FeatureOptions") -> int:
     run = Run(args.run)
     latents = check_latents(run, args.latents)
     before: Sequence[int] = ()
-    if (path := run.path / CHOSEN_FILE).is_file():
+    if (path := run.path / CHOSEN_FEATURES).is_file():
         try:
             before = check_latents(run, Features(run.path, chosen=True).latents)
         except UsageError as error:

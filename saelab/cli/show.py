@@ -212,8 +212,10 @@ def _run(path: Path) -> dict[str, Any]:
 
 def _features(run: "Run") -> str | bool:
     """Whether the run has features, and if only of chosen latents, of how many."""
+    from saelab.training.run_paths import CHOSEN_FEATURES
+
     every = run.features_path
-    if every.is_file() or not every.with_name("chosen_features.h5").is_file():
+    if every.is_file() or not every.with_name(CHOSEN_FEATURES).is_file():
         return every.is_file()
     # Imported here, as a run is shown without h5py, too.
     from saelab.analysis.records import Features

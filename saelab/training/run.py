@@ -44,7 +44,7 @@ from saelab.lm.recorded import name_now
 from saelab.lock import RUN_LOCK, check_held
 from saelab.moved import beside, now_at, remedy
 from saelab.owner import named, read_owner, runs
-from saelab.training.run_paths import WEIGHTS, check_run, run_name
+from saelab.training.run_paths import CHOSEN_FEATURES, FEATURES, WEIGHTS, check_run, run_name
 
 if TYPE_CHECKING:
     from saelab.sae.base import AbstractSAE
@@ -55,9 +55,9 @@ IDENTITY = ("name", "weights_digest", "tokenizer_digest")
 """The facts that identify a language model."""
 RESULTS = (
     "evaluation",
-    "features.h5",
+    FEATURES,
     "features.partial",
-    "chosen_features.h5",
+    CHOSEN_FEATURES,
     "chosen_features.partial",
     "steering.h5",
     "transport",
@@ -130,7 +130,7 @@ class Run:
     @property
     def features_path(self) -> Path:
         """Path of the collected features."""
-        return self.path / "features.h5"
+        return self.path / FEATURES
 
     @property
     def finished(self) -> bool:

@@ -11,6 +11,9 @@ AVERAGED = "ema"
 """The place, inside a run, of the run whose weights are averaged over training."""
 CONFIG, WEIGHTS = "config.json", "weights.safetensors"
 """The files of a finished run; either of them marks a directory as a run."""
+FEATURES, CHOSEN_FEATURES = "features.h5", "chosen_features.h5"
+"""What `saelab features` has collected: of all latents, and with --latents of the chosen ones; the
+second has `latent/number` besides."""
 SET = "set.json"
 """The manifest of a set, which marks a directory of runs as one."""
 

@@ -19,7 +19,7 @@ from saelab.analysis.features.plan import features_plan
 from saelab.analysis.features.reading import forget_codes, record_codes
 from saelab.analysis.features.token_index import N_LATENTS
 from saelab.analysis.features.weights import weight_arrays, weight_arrays_of
-from saelab.analysis.records import CHOSEN_FILE, Features
+from saelab.analysis.records import Features
 from saelab.config import UsageError
 from saelab.console import note
 from saelab.host.host import Host
@@ -28,6 +28,7 @@ from saelab.lm.protocol import LanguageModel
 from saelab.lock import writing
 from saelab.provenance import provenance
 from saelab.training.run import Run
+from saelab.training.run_paths import CHOSEN_FEATURES
 
 
 @torch.no_grad()
@@ -90,7 +91,7 @@ def collect_chosen(
         numbers = torch.tensor(latents, device=lm.device)
         arrays |= weight_arrays_of(host.sae, lm, host.writes, numbers)
         arrays["latent/number"] = np.array(latents, dtype=np.int64)
-        write_features(run.path / CHOSEN_FILE, arrays, facts | {"of_latents": host.sae.d_sae})
+        write_features(run.path / CHOSEN_FEATURES, arrays, facts | {"of_latents": host.sae.d_sae})
         forget_codes(run, latents)
         return Features(run.path, chosen=True)
 
