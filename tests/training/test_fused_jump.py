@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels.triton_device import DEVICE
+from rest import rest
 
 from saelab.bench.machine import Rates, StepShape
 from saelab.bench.step import step_config, time_step
@@ -25,7 +26,7 @@ from saelab.training.steps import AutogradSteps
 from saelab.types import ActivationBatch
 
 # Latents that do not fill the last group, and some with more entries than a slice.
-D_IN, D_SAE, BATCH, V, STEPS = 12, 10, 4, 5.0, 20
+D_IN, D_SAE, BATCH, V, STEPS = 12, 10, 4, 5.0, 12
 SMALL = Launch(columns=16, pairs=4, latents=4, slice=2)
 CONTEXT = LossContext(V, step=0, n_steps=STEPS)
 
@@ -119,7 +120,7 @@ def test_a_step_is_that_of_autograd_and_adam(clip_norm, seed, **options):
 
 
 @pytest.mark.slow
-def test_twenty_steps_are_those_of_autograd_and_l0_moves_towards_its_target():
+def test_twelve_steps_are_those_of_autograd_and_l0_moves_towards_its_target():
     ours, theirs = (build(k=0.5, l0_coefficient=5.0) for _ in range(2))
     start = ours.threshold.detach().clone()
     # The same rows again and again, so that L0 changes by training alone.
@@ -132,8 +133,10 @@ def test_twenty_steps_are_those_of_autograd_and_l0_moves_towards_its_target():
     assert figures[0, 3] - figures[-1, 3] > 1
 
 
-@pytest.mark.parametrize("clip_norm", [None, 0.05])
-@pytest.mark.parametrize("centres", [False, True])
+@pytest.mark.parametrize(
+    ("centres", "clip_norm"),
+    [(False, None), (True, 0.05), *rest((False, 0.05), (True, None))],
+)
 def test_too_many_entries_for_the_kernels_go_by_dense_products(monkeypatch, clip_norm, centres):
     monkeypatch.setattr(fused_graphs, "LEAST_ROOM", 8)
     ours, theirs = (build(subtract_b_dec=centres, k=None) for _ in range(2))
@@ -157,9 +160,15 @@ def test_a_run_may_change_between_dense_products_and_kernels(monkeypatch):
     assert graphs_of(step).dense is None
 
 
-@pytest.mark.parametrize("clip_norm", [None, 0.05])
-@pytest.mark.parametrize("centres", [False, True])
-@pytest.mark.parametrize("dense", [False, True])
+@pytest.mark.parametrize(
+    ("dense", "centres", "clip_norm"),
+    [
+        (False, True, 0.05),
+        (True, False, None),
+        *rest((False, False, None), (False, False, 0.05), (False, True, None)),
+        *rest((True, False, 0.05), (True, True, None), (True, True, 0.05)),
+    ],
+)
 def test_silent_latents_are_revived_as_by_autograd(monkeypatch, dense, centres, clip_norm):
     if dense:
         monkeypatch.setattr(fused_graphs, "LEAST_ROOM", 0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import small_config
 from kernels.triton_device import DEVICE
+from rest import rest
 
 from saelab.config import UsageError
 from saelab.evaluation.evaluate import evaluate
@@ -89,7 +90,7 @@ def test_what_is_no_point_of_the_training_is_refused(small_store, tmp_path, toke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["batch-topk", "jumprelu"])
+@pytest.mark.parametrize("variant", ["batch-topk", *rest("jumprelu")])
 def test_a_training_by_kernels_is_the_same_with_what_it_keeps(small_store, tmp_path, variant):
     given = {"sae": {"variant": variant, "d_sae": 12, "k": 2}, "step": "fused", "log_every": 1}
     config = small_config(small_store, **given, batch_size=4, n_tokens=12)

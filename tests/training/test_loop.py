@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 from conftest import small_config
+from rest import rest
 
 from saelab.config import UsageError
 from saelab.sae.dictionary import geometric_median
@@ -199,7 +200,7 @@ def whole(small_store, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.unchecked
 @pytest.mark.parametrize(
-    ("number", "checkpoint_every"), [(signal.SIGTERM, 10**6), (signal.SIGKILL, 40)]
+    ("number", "checkpoint_every"), [(signal.SIGKILL, 40), *rest((signal.SIGTERM, 10**6))]
 )
 def test_a_stopped_training_continues_to_the_very_same_sae(
     small_store, whole, tmp_path, number, checkpoint_every
