@@ -27,7 +27,7 @@ test: $(STAMP)  ## every test; browser tests are skipped where no Chromium is fo
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --nbmake tests notebooks
 
 exhaustive: $(STAMP)  ## what CI tries at a few places, at all; the papers' claims on the tiny model: half an hour
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m exhaustive tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 -m exhaustive --nbmake tests notebooks
 
 coverage: $(STAMP)  ## `make test`, and how many of saelab's lines it runs; fails below the floor in tests/covered.py
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m pytest -p covered -n auto --maxprocesses 4 --nbmake tests notebooks

@@ -40,19 +40,15 @@ LONGEST = (
     "tests/claims",
     "tests/apps/test_browser.py",
     "tests/fuzz/test_fuzz.py",
-    "notebooks/04_attention_circuits.ipynb",
     "tests/lm/test_conformance.py",
     "tests/apps/test_live_browser.py",
     "tests/training/test_kill.py",
     "tests/training/test_loop.py",
     "tests/apps/test_circuit_browser.py",
-    "tests/evaluation/test_memory.py",
     "tests/test_demo.py",
-    "tests/apps/test_soak.py",
     "tests/lm/tiny/test_weights.py",
     "notebooks/01_quickstart.ipynb",
     "tests/training/test_fused_jump.py",
-    "notebooks/03_steering.ipynb",
     "notebooks/07_circuits.ipynb",
     "tests/analysis/test_kill.py",
     "tests/activations/test_packing.py",
@@ -73,9 +69,11 @@ LONGEST = (
     "tests/training/test_longer.py",
     "tests/analysis/features/test_tiny_model.py",
     "tests/test_docs.py",
-    "tests/analysis/circuits/test_memory.py",
-    "tests/activations/test_memory.py",
 )
+
+
+# The site of the documentation executes all notebooks.
+LONG_NOTEBOOKS = ("03_steering", "04_attention_circuits")
 
 
 def group(nodeid):
@@ -116,8 +114,11 @@ def pytest_xdist_make_scheduler(config, log):
     return ByGroup(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     for item in items:
+        if item.path.suffix == ".ipynb" and item.path.stem in LONG_NOTEBOOKS:
+            item.add_marker(pytest.mark.exhaustive)
         if group(item.nodeid) == "tests/claims":
             item.add_marker(pytest.mark.unchecked)
     if hasattr(config, "workerinput"):
