@@ -37,6 +37,18 @@ def test_the_gradient_of_what_is_off_in_the_window_is_that_of_a_code():
     torch.testing.assert_close(codes.values[:n], z[at])
 
 
+def test_the_reconstruction_reads_no_atom_of_an_entry_that_is_off():
+    codes, pre_acts, x, weights = filled()
+    known, off = codes.residual.residual.clone(), codes.values[: int(codes.scan.total)] == 0
+    latent = codes.indices[: len(off)][off][0].long()
+    W = weights.dec.copy.clone()
+    W[latent] = torch.nan
+    codes.decode(x, weights.dictionary._replace(W=W), factor=0.5)
+    on = (pre_acts > weights.learned.value)[:, latent]
+    assert torch.equal(codes.residual.residual.isnan().all(1), on)
+    assert torch.equal(codes.residual.residual[~on], known[~on])
+
+
 def test_pairs_that_are_on_come_first_and_those_left_over_belong_to_no_latent():
     for room in (64, 36):
         codes, pre_acts, _, weights = filled(room)

@@ -27,15 +27,20 @@ ENTRIES_OF_GROUP = 4
 
 @triton.jit
 @no_type_check
-def next_entries(codes, entry, stop, column, inside, d, ENTRIES: tl.constexpr):
-    """The next entries of a row: which exist, their values, and a chunk of their atoms."""
+def next_entries(codes, entry, stop, column, inside, d, ENTRIES: tl.constexpr, OFF: tl.constexpr):
+    """The next entries of a row: which exist, their values, and a chunk of their atoms.
+
+    Without OFF the atoms of entries that are off are not read, but zero: three quarters of what a
+    JumpReLU step keeps may be off.
+    """
     values, indices, scale, W = codes
     at = entry + tl.arange(0, ENTRIES)
     kept = at < stop
     latent = tl.load(indices + at, mask=kept, other=0).to(tl.int64)
     value = tl.load(values + at, mask=kept, other=0.0)
+    read = kept if OFF else value != 0
     value *= tl.load(scale + latent, mask=kept, other=0.0)
-    there = kept[:, None] & inside[None, :]
+    there = read[:, None] & inside[None, :]
     atoms = tl.load(W + latent[:, None] * d + column[None, :], mask=there, other=0.0)
     return at, kept, value, atoms.to(tl.float32)
 
@@ -80,7 +85,9 @@ def _residual_kernel(
         entry = tl.load(starts + token * GROUPS + group)
         stop = tl.load(starts + token * GROUPS + group + 1)
         while entry < stop:
-            _, _, value, atoms = next_entries(codes, entry, stop, column, inside, d, ENTRIES)
+            _, _, value, atoms = next_entries(
+                codes, entry, stop, column, inside, d, ENTRIES, OFF=False
+            )
             error += tl.sum(value[:, None] * atoms, 0)
             entry += ENTRIES
         square = tl.sum(tl.where(inside, error * error, 0.0))
@@ -94,7 +101,9 @@ def _residual_kernel(
         stop = tl.load(starts + token * GROUPS + group + 1)
         while entry < stop:
             # Read again, from the cache, now that the error is known.
-            at, kept, value, atoms = next_entries(codes, entry, stop, column, inside, d, ENTRIES)
+            at, kept, value, atoms = next_entries(
+                codes, entry, stop, column, inside, d, ENTRIES, OFF=True
+            )
             dot = tl.sum(atoms * slope[None, :], 1)
             tl.store(dots + chunk.to(tl.int64) * n + at, dot, mask=kept)
             if GROUPS > 1:

@@ -51,7 +51,9 @@ def _part_kernel(
         entry = tl.load(starts + token * GROUPS + group)
         stop = tl.load(starts + token * GROUPS + group + 1)
         while entry < stop:
-            _, _, value, atoms = next_entries(codes, entry, stop, column, inside, d, ENTRIES)
+            _, _, value, atoms = next_entries(
+                codes, entry, stop, column, inside, d, ENTRIES, OFF=False
+            )
             part += tl.sum(value[:, None] * atoms, 0)
             entry += ENTRIES
         tl.store(parts + (token * GROUPS + group) * d + column, part, mask=inside)
@@ -105,7 +107,9 @@ def _residual_kernel(
         entry = tl.load(starts + token * GROUPS + group)
         stop = tl.load(starts + token * GROUPS + group + 1)
         while entry < stop:
-            at, kept, _, atoms = next_entries(codes, entry, stop, column, inside, d, ENTRIES)
+            at, kept, _, atoms = next_entries(
+                codes, entry, stop, column, inside, d, ENTRIES, OFF=True
+            )
             dot = tl.sum(atoms * slope[None, :], 1)
             tl.store(dots + chunk.to(tl.int64) * n + at, dot, mask=kept)
             entry += ENTRIES
