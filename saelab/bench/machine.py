@@ -49,24 +49,24 @@ class Rates:
     matmul: float
     copy: float
 
-    def parts(self, shape: StepShape, products: int = 1) -> dict[str, float]:
+    def parts(self, shape: StepShape, products: int = 1, matrices: int = 2) -> dict[str, float]:
         """Seconds of the parts of a TopK step by kernels alone; the first three are its floor."""
         pre_acts = products * shape.batch * shape.d_sae
         return {
             "encoder's product": 2 * pre_acts * shape.d_in / self.matmul,
             "pre-activations": 4 * pre_acts / self.copy,
-            "weights and moments": 26 * 2 * shape.d_in * shape.d_sae / self.copy,
+            "weights and moments": 26 * matrices * shape.d_in * shape.d_sae / self.copy,
             "sparse codes": SPARSE * shape.batch * shape.k * shape.d_in / self.copy,
         }
 
-    def floor(self, shape: StepShape, products: int = 1) -> float:
+    def floor(self, shape: StepShape, products: int = 1, matrices: int = 2) -> float:
         """Seconds that a step with a dense encoder of `products` products and Adam needs.
 
         It counts the encoder's products, bfloat16 pre-activations of each written and read once,
-        and 26 bytes per weight of the two matrices: float32 weight and moments read and written,
-        and a bfloat16 copy.
+        and 26 bytes per weight of both matrices, or of the only one: float32 weight and moments
+        read and written, and a bfloat16 copy.
         """
-        parts = self.parts(shape, products)
+        parts = self.parts(shape, products, matrices)
         return sum(parts.values()) - parts["sparse codes"]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from saelab.bench.machine import DenseStep, Rates, StepShape, times
 from saelab.config import UsageError
 from saelab.console import in_bytes
+from saelab.kernels.rules import FusedRule
 from saelab.ranks import Ranks
 from saelab.resources import free_on
 from saelab.sae.context import LossContext
@@ -102,7 +103,9 @@ def time_step(
         way.optimizer_step(batch, objective, context, lr=LR, scale=1.0)
 
     seconds, peak = _measure(run, steps, device)
-    floor = rates.floor(shape, sae.encoder_products)
+    rule = sae.fused_rule()
+    one = isinstance(rule, FusedRule) and rule.has_one_matrix
+    floor = rates.floor(shape, sae.encoder_products, 1 if one else 2)
     # What several processes exchange has begun in one part and ends in another.
     stages = _stages(way, device, steps) if ranks.world == 1 else {}
     kind = "skip transcoder" if config.skip else "transcoder"

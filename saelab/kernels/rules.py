@@ -62,6 +62,11 @@ class FusedRule:
         k: latents per row, on average if `over_batch`; ignored with `jump`.
         signed: whether the k of largest magnitude are kept with their signs, or the k largest,
             rectified.
+        by_value: whether the k largest are kept with their signs, `signed` given.
+        falls: whether k falls to `StepValues.k` during training; needs rows of k.
+        tied: whether one matrix of atoms of any norm encodes and decodes.
+        pursues: whether one matrix of unit atoms does, and each of a row's k latents is chosen from
+            what those before left (matching pursuit).
         over_batch: whether the largest of the whole batch are kept, or the largest of each row.
         groups: number of parts of a row's codes; the loss has an error after each part. More than
             one only with `over_batch` (prefixes of the latents) or with budgets.
@@ -82,6 +87,10 @@ class FusedRule:
 
     k: float | int = 0
     signed: bool = False
+    by_value: bool = False
+    falls: bool = False
+    tied: bool = False
+    pursues: bool = False
     over_batch: bool = False
     groups: int = 1
     share: float = 1.0
@@ -107,7 +116,13 @@ class FusedRule:
     @property
     def has_one_edge(self) -> bool:
         """Whether each row keeps k by value or magnitude alone, with one error."""
-        return self.by_row and not self.budgets and self.effect is None
+        plain = not (self.by_value or self.pursues or self.budgets)
+        return self.by_row and plain and self.effect is None
+
+    @property
+    def has_one_matrix(self) -> bool:
+        """Whether the encoder is the decoder's transpose."""
+        return self.tied or self.pursues
 
 
 @dataclass(frozen=True)
@@ -119,8 +134,10 @@ class StepValues:
             (Matryoshka).
         penalty_weight: weight of the penalty on L0 in the loss (JumpReLU).
         by_column: whether a rule of that name is in force already (Feature Choice).
+        k: latents per row, if the rule says that they fall (k-sparse).
     """
 
     prefixes: tuple[int, ...] = ()
     penalty_weight: float = 0.0
     by_column: bool = False
+    k: int = 0

@@ -1,5 +1,8 @@
 """Whole-number helpers for launching kernels."""
 
+GRAM_LATENTS = 2**15
+"""Largest number of correlations that the registers of one program hold: 128 KiB in float32."""
+
 
 def ceil_div(a: int, b: int) -> int:
     """The quotient a / b, rounded up."""

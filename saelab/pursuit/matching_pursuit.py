@@ -70,13 +70,18 @@ def matching_pursuit(
 
 
 def merged(pursuit: Pursuit, d_sae: int) -> SparseCodes:
+    """A pursuit's codes with every atom at most once per row; see `merged_codes`."""
+    return merged_codes(SparseCodes(pursuit.values, pursuit.indices, d_sae))
+
+
+def merged_codes(codes: SparseCodes) -> SparseCodes:
     """The same codes with every atom at most once per row; differentiable in the values.
 
     An atom's values are summed at the entry where the row first chose it; its later entries keep
     the index and have value 0. So entries stay in the order of first choice.
     """
-    indices, order = pursuit.indices.sort(dim=1, stable=True)
-    values = pursuit.values.gather(1, order)
+    indices, order = codes.indices.sort(dim=1, stable=True)
+    values = codes.values.gather(1, order)
     position = torch.arange(indices.shape[1], device=indices.device)
     repeated = torch.zeros_like(indices, dtype=torch.bool)
     repeated[:, 1:] = indices[:, 1:] == indices[:, :-1]
@@ -84,7 +89,7 @@ def merged(pursuit: Pursuit, d_sae: int) -> SparseCodes:
     begins = position.where(~repeated, 0).cummax(dim=1).values
     owner = order.gather(1, begins)
     summed = torch.zeros_like(values).scatter_add(1, owner, values)
-    return SparseCodes(summed, pursuit.indices, d_sae)
+    return SparseCodes(summed, codes.indices, codes.d_sae)
 
 
 class _Pursue(torch.autograd.Function):

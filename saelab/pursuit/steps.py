@@ -50,8 +50,10 @@ def fastest_pursuit(task: PursuitTask) -> Callable[[PursuitTask], int]:
     n_steps = values.shape[1]
     if not runs_triton(x):
         return _pursue
+    from saelab.kernels.triton.pursuit.gram import gram_pays
+
     rounds = coarse != atoms.dtype
-    if _gram_pays_on_chip(len(x), len(atoms), n_steps, rounds=rounds):
+    if gram_pays(len(x), len(atoms), n_steps, rounds=rounds):
         return _pursue_on_chip
     return _pursue_by_kernels if rounds or not _gram_pays(len(x), atoms, n_steps) else _pursue
 
@@ -150,17 +152,6 @@ class _Correlations:
         else:
             rows = torch.index_select(self._gram, 0, chosen, out=self._rows)
             self.values.addcmul_(c, rows, value=-1)
-
-
-def _gram_pays_on_chip(batch: int, d_sae: int, n_steps: int, *, rounds: bool) -> bool:
-    """Whether the Gram matrix fits beside kernels and costs less than the products it replaces.
-
-    Reading one of its rows takes no longer than the product of a row and all atoms.
-    """
-    from saelab.kernels.triton.pursuit.gram import MAX_LATENTS
-
-    widest = MAX_LATENTS if rounds else MAX_LATENTS // 2
-    return d_sae <= min(widest, (n_steps - 1) * batch)
 
 
 def _gram_pays(batch: int, atoms: Float[Tensor, "d_sae d_in"], n_steps: int) -> bool:

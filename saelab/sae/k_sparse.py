@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from saelab.kernels import affine_codes
+from saelab.kernels.rules import FusedRule, StepValues
 from saelab.pursuit.select import largest
 from saelab.sae.affine import AffineEncoder
 from saelab.sae.base import AbstractSAE, AbstractSAEConfig
@@ -99,8 +100,15 @@ class KSparse(AbstractSAE[KSparseConfig]):
         return round(start + min(1.0, 2 * progress) * (self.config.k - start))
 
     @override
-    def fused_rule(self) -> str:
-        return "its encoder and its decoder are one matrix, and the kernels move two"
+    def fused_rule(self) -> FusedRule:
+        k, start = self.config.k, self.config.k_start or self.config.k
+        one = {"signed": True, "by_value": True, "centres": False, "tied": True}
+        return FusedRule(max(k, start), falls=start != k, **one)
+
+    @override
+    def step_values(self, context: LossContext) -> StepValues:
+        falls = self.config.k_start not in (None, self.config.k)
+        return StepValues(k=self.k_at(context.progress) if falls else 0)
 
     @override
     def affine_encoder(self) -> AffineEncoder:

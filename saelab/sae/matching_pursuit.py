@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
+from saelab.kernels.rules import FusedRule
 from saelab.pursuit.matching_pursuit import Pursuit, matching_pursuit, merged
 from saelab.pursuit.select import among, top_k
 from saelab.sae.affine import LinearCodes
@@ -121,8 +122,9 @@ class MatchingPursuit(AbstractSAE[MatchingPursuitConfig]):
         return done
 
     @override
-    def fused_rule(self) -> str:
-        return "each of its latents is chosen from what the one before left"
+    def fused_rule(self) -> FusedRule:
+        aux = self.config.aux_rule(self.d_out)
+        return FusedRule(self.config.k, aux=aux, centres=False, pursues=True)
 
     @override
     def linear_codes(self, x: Float[Tensor, "batch d_in"], codes: SparseCodes) -> LinearCodes:

@@ -97,9 +97,9 @@ class TrainConfig(Config):
     (about as other trainers do), or by the values before rounding (float32: the latents that
     float32 products choose; a few per cent slower)."""
     step: Literal["auto", "fused", "autograd"] = "auto"
-    """How a step is done. auto takes the fused step where there is one (the TopK family and
-    JumpReLU on CUDA, transcoders too, local objective): the same mathematics by kernels alone,
-    several times as fast."""
+    """How a step is done. auto takes the fused step where there is one (the TopK family, JumpReLU,
+    k-sparse and matching pursuit on CUDA, transcoders too, local objective): the same mathematics
+    by kernels alone, several times as fast."""
     lr: Annotated[float | None, Heading("Optimisation")] = Field(default=None, gt=0)
     """Adam's peak learning rate; default: 2e-4 / sqrt(d_sae / 2^14)."""
     warmup_steps: int | None = Field(default=None, ge=0)

@@ -1,6 +1,6 @@
 """The fused training step: an SAE trained by kernels alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from saelab.kernels.triton.step.aux_k import AuxRules
 from saelab.kernels.triton.step.rules import AdamRules, Launch, Rules
 from saelab.kernels.triton.step.step import Step
 from saelab.kernels.triton.weights import Parameter, Weights
+from saelab.pursuit.matching_pursuit import merged_codes
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
 from saelab.training.fused_graphs import Graphs, OneGraph, TwoGraphs
@@ -90,19 +91,7 @@ class FusedStep:
         self.sae, self.rules = sae, _rules(sae, options)
         device = sae.W_dec.device if device is None else device
         held = {name: value.to(device) for name, value in sae.state_dict().items()}
-        W_enc, b_enc, W_dec, b_dec = (held[n] for n in ("W_enc", "b_enc", "W_dec", "b_dec"))
-        rule = self.rules.sae
-        learned = held["threshold"] if rule.jump else None
-        weights = Weights.start(W_enc, b_enc, W_dec, b_dec, options.precision, learned)
-        own = {name: held[name] for name in TRANSCODERS if name in held}
-        made: Any = {name: Parameter.of(value, options.precision) for name, value in own.items()}
-        weights = replace(weights, **made)
-        if rule.over_batch:
-            weights = replace(weights, threshold=held["threshold"].clone())
-        if rule.usage is not None:
-            usage = (held[name].clone() for name in ("density", "underused"))
-            weights = replace(weights, usage=Usage(rule.usage, *usage))
-        self.weights = weights
+        self.weights = _weights(held, self.rules.sae, options.precision)
         exchange = LatentExchange(sae.shard)
         step = Step(self.weights, self.rules, options.batch_size, options.launch, exchange)
         self.graphs: Graphs = TwoGraphs(step) if self.rules.sae.jump else OneGraph(step)
@@ -167,7 +156,8 @@ class FusedStep:
     @property
     def codes(self) -> SparseCodes:
         """The codes of the last step; valid until the next step."""
-        return self.graphs.codes()
+        codes = self.graphs.codes()
+        return merged_codes(codes) if self.rules.sae.pursues else codes
 
     @property
     def wider_error(self) -> Float[Tensor, ""]:
@@ -184,9 +174,11 @@ class FusedStep:
         """Write the current weights into the SAE, with unit atoms."""
         w, held = self.weights, self.sae.state_dict()
         held["W_dec"].copy_(w.scale[:, None] * w.dec.value)
-        held["W_enc"].copy_(w.enc.value.T)
-        held["b_enc"].copy_(w.b_enc.value)
         held["b_dec"].copy_(w.b_dec.value)
+        if "W_enc" in held:
+            held["W_enc"].copy_(w.enc.value.T)
+        if "b_enc" in held:
+            held["b_enc"].copy_(w.b_enc.value)
         for name in (name for name in TRANSCODERS if name in held):
             held[name].copy_(getattr(w, name).value)
         if w.thresholds is not None:
@@ -229,6 +221,23 @@ def fused_rule(sae: AbstractSAE) -> FusedRule | str:
     if isinstance(rule, FusedRule) and rule.by_row and rule.k > MAX_K:
         return f"k={rule.k} is above {MAX_K}, the most that it can select"
     return rule
+
+
+def _weights(held: Mapping[str, Tensor], rule: FusedRule, dtype: torch.dtype) -> Weights:
+    """An SAE's weights before the first step."""
+    W_dec, b_dec = held["W_dec"], held["b_dec"]
+    # What encodes with its atoms may have no bias: this one then stays zero.
+    W_enc, b_enc = held.get("W_enc"), held.get("b_enc", W_dec.new_zeros(len(W_dec)))
+    thresholds = held["threshold"] if rule.jump else None
+    weights = Weights.start(W_enc, b_enc, W_dec, b_dec, dtype, thresholds)
+    own: Any = {name: Parameter.of(held[name], dtype) for name in TRANSCODERS if name in held}
+    weights = replace(weights, **own)
+    if rule.over_batch:
+        weights = replace(weights, threshold=held["threshold"].clone())
+    if rule.usage is not None:
+        usage = (held[name].clone() for name in ("density", "underused"))
+        weights = replace(weights, usage=Usage(rule.usage, *usage))
+    return weights
 
 
 def _rules(sae: AbstractSAE, options: FusedOptions) -> Rules:

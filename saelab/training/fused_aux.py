@@ -59,12 +59,11 @@ class AuxRoom:
         if not self.capacity or self._made is None:
             return {}
         step, aux = self.step, self._made[1]
-        codes = aux.choose(step.codes.kept(), step.offset.centred, step.pre_acts)[0]
+        given = step.codes.kept(), step.revivable(), step.pre_acts
+        codes = aux.choose(*given)[0]
         return {
-            "AuxK's codes": lambda: aux.choose(
-                step.codes.kept(), step.offset.centred, step.pre_acts
-            ),
-            "AuxK's gradients": lambda: aux.run(codes, step.missed(), step.offset.centred),
+            "AuxK's codes": lambda: aux.choose(*given),
+            "AuxK's gradients": lambda: aux.run(codes, step.missed(), given[1]),
         }
 
     def fit(self, number: int) -> None:

@@ -12,9 +12,11 @@ from saelab.kernels.rules import StepValues
 from saelab.kernels.sizes import ceil_div, power_of_two
 from saelab.kernels.triton.codes.jump import LEAST_ROOM, JumpCodes
 from saelab.kernels.triton.codes.ragged import Ragged
+from saelab.kernels.triton.codes.rows import RowCodes
 from saelab.kernels.triton.codes.shared import SharedCodes
 from saelab.kernels.triton.step.aux_k import AuxStep
 from saelab.kernels.triton.step.jump_dense import finish_dense
+from saelab.kernels.triton.step.stages import stages
 from saelab.kernels.triton.step.step import Step
 from saelab.training.fused_aux import AuxRoom
 from saelab.training.recorded import Recorded, record
@@ -51,6 +53,10 @@ class OneGraph:
                 there = self.step.codes.lows
                 # Only a copy from pinned memory does not wait for the steps launched so far.
                 there.copy_(told.pin_memory() if there.is_cuda else told, non_blocking=True)
+        if values.k:
+            assert isinstance(self.step.codes, RowCodes)
+            assert self.step.codes.left is not None
+            self.step.codes.left.fill_(values.k)
         columns = self.step.codes.columns if isinstance(self.step.codes, Ragged) else None
         if columns is not None and columns.on != values.by_column:
             columns.on, self._graphs = values.by_column, _Graphs()
@@ -82,7 +88,7 @@ class OneGraph:
 
     def stages(self) -> dict[str, Callable[[], object]]:
         """The parts of a step, to be timed one by one. Running them spoils the SAE's weights."""
-        return self.step.stages() | self.aux.stages()
+        return stages(self.step) | self.aux.stages()
 
 
 class _Graphs:
@@ -210,7 +216,7 @@ class TwoGraphs:
             self._count()
             self.step.select()
 
-        return self.step.stages() | {"select": select} | self.aux.stages()
+        return stages(self.step) | {"select": select} | self.aux.stages()
 
     def room(self, n: int) -> Room:
         """The smallest room for n entries; a new one if none fits or the fit is far too large."""

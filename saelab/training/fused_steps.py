@@ -110,12 +110,15 @@ class FusedSteps:
     def averaged(self) -> AbstractSAE:
         """See `Steps.averaged`."""
         assert self.average is not None
-        means = self.average.means
-        return with_mean_weights(self.trained(), {**means, "W_enc": means["W_enc"].T})
+        means = dict(self.average.means)
+        if "W_enc" in means:
+            means["W_enc"] = means["W_enc"].T
+        return with_mean_weights(self.trained(), means)
 
     def _weights(self) -> dict[str, Tensor]:
         """The weights by the SAE's names; W_enc is transposed, W_dec's rows are not yet scaled."""
         w = self.step.weights
         out = {"W_dec": w.dec, "W_enc": w.enc, "b_enc": w.b_enc, "b_dec": w.b_dec}
         out |= {"threshold": w.thresholds, "b_in": w.b_in, "W_skip": w.W_skip}
-        return {name: parameter.value for name, parameter in out.items() if parameter is not None}
+        own = dict(self.step.sae.named_parameters())
+        return {name: p.value for name, p in out.items() if p is not None and name in own}

@@ -13,6 +13,8 @@ from saelab.activations import POOL_ROWS
 from saelab.activations.dtypes import itemsize
 from saelab.activations.live import LiveBatches
 from saelab.config import UsageError
+from saelab.kernels.rules import FusedRule
+from saelab.kernels.sizes import GRAM_LATENTS
 from saelab.lm.cost import backward_bytes, logits_bytes
 from saelab.resources import Plan
 from saelab.sae.base import AbstractSAE
@@ -132,28 +134,38 @@ def _step(source: Source, configs: Sequence[TrainConfig], shards: int = 1) -> in
 
 
 def _kept(config: TrainConfig, d_in: int, d_out: int, device: torch.device, shards: int = 1) -> int:
-    m, fused = -(-config.sae.d_sae // shards), _fused(config, d_in, d_out, device)
-    average = config.ema is not None
-    # Every SAE that kernels train keeps its pre-activations for itself.
-    own = fused * itemsize(config.precision) * config.batch_size * m
-    own += config.sae.own_step_bytes(d_in, device)
-    return own + state_bytes((d_in + d_out) * m, fused=fused, average=average)
+    m, rule = -(-config.sae.d_sae // shards), _rule(config, d_in, d_out, device)
+    number, average = itemsize(config.precision), config.ema is not None
+    own, width = config.sae.own_step_bytes(d_in, device), d_in + d_out
+    if rule is not None:
+        # Every SAE that kernels train keeps its pre-activations for itself.
+        own += number * config.batch_size * m
+        width = d_in if rule.has_one_matrix else width
+    if rule is not None and rule.pursues:
+        # A gradient for every step of every row, and the atoms' cosines where they fit.
+        own += number * config.batch_size * int(rule.k) * d_in
+        own += number * m**2 if m <= GRAM_LATENTS else 0
+    return own + state_bytes(width * m, fused=rule is not None, average=average)
 
 
 def _stepping(
     config: TrainConfig, d_in: int, d_out: int, device: torch.device, shards: int = 1
 ) -> int:
-    m = 0 if _fused(config, d_in, d_out, device) else -(-config.sae.d_sae // shards)
+    kernels = _rule(config, d_in, d_out, device) is not None
+    m = 0 if kernels else -(-config.sae.d_sae // shards)
     return step_bytes(config.batch_size, m, d_in + d_out)
 
 
-def _fused(config: TrainConfig, d_in: int, d_out: int, device: torch.device) -> bool:
-    """Whether kernels alone train it."""
+def _rule(config: TrainConfig, d_in: int, d_out: int, device: torch.device) -> FusedRule | None:
+    """The rule by which kernels alone train it, if they do."""
     with torch.device("meta"):
         sae = config.sae.build(d_in)
         if config.target_site is not None:
             make_transcoder(sae, d_out)
-    return config.step != "autograd" and fused_problem(config, sae, device) is None
+    rule = sae.fused_rule()
+    if isinstance(rule, str) or config.step == "autograd":
+        return None
+    return rule if fused_problem(config, sae, device) is None else None
 
 
 def _sample(source: Source) -> int:
@@ -194,7 +206,7 @@ def _seconds(source: Source, config: TrainConfig, shards: int = 1) -> float | No
         for width in (source.site.d_in, source.target.d_in)
     )
     batch = ActivationBatch(rows, wanted if sae.is_transcoder else None)
-    if source.device.type == "cuda" and _fused(config, *widths[:2], source.device):
+    if source.device.type == "cuda" and _rule(config, *widths[:2], source.device):
         seconds = kernel_seconds(config, sae, batch)
         gc.collect()
         torch.cuda.empty_cache()  # The training's memory has other sizes.

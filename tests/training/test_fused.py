@@ -11,6 +11,7 @@ from saelab.bench.machine import Rates, StepShape
 from saelab.bench.step import step_config, time_step
 from saelab.config import UsageError
 from saelab.kernels.torch.zipf import LOOK_EVERY, zipf_budgets
+from saelab.kernels.triton.step import step as step_of_kernels
 from saelab.kernels.triton.step.rules import Launch
 from saelab.sae.abs_topk import AbsTopKConfig
 from saelab.sae.batch_topk import BatchTopKConfig
@@ -20,6 +21,7 @@ from saelab.sae.gradient_topk import GradientTopKConfig
 from saelab.sae.hierarchical_topk import HierarchicalTopKConfig
 from saelab.sae.k_sparse import KSparseConfig
 from saelab.sae.losses import local_loss
+from saelab.sae.matching_pursuit import MatchingPursuitConfig
 from saelab.sae.matryoshka import MatryoshkaConfig
 from saelab.sae.mutual_choice import MutualChoiceConfig
 from saelab.sae.topk import TopKConfig
@@ -47,16 +49,21 @@ FORMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "matryoshka": (MatryoshkaConfig, {"fractions": (0.2, 0.2, 0.6)}),
     "mutual-choice": (MutualChoiceConfig, {}),
     "feature-choice": (FeatureChoiceConfig, {"k": 1.5, "mutual_share": 0.0}),
+    "k-sparse": (KSparseConfig, {}),
+    "falling-k-sparse": (KSparseConfig, {"k": 1, "k_start": 4}),
+    "matching-pursuit": (MatchingPursuitConfig, {"k": 3}),
     "matryoshka-sum": (MatryoshkaConfig, {"fractions": (0.4, 0.6), "prefix_loss": "sum"}),
 }
 
 
 def build(form="topk", seed=0, **options):
     cls, given = FORMS[form]
-    config = cls(**({"d_sae": D_SAE, "k": K, "aux_coefficient": 0} | given | options))
+    plain = {"aux_coefficient": 0} if "aux_coefficient" in cls.model_fields else {}
+    config = cls(**({"d_sae": D_SAE, "k": K} | plain | given | options))
     sae = config.build(D_IN, torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        sae.b_enc.normal_(std=0.1, generator=torch.Generator().manual_seed(seed + 1))
+        if "b_enc" in sae.state_dict():
+            sae.b_enc.normal_(std=0.1, generator=torch.Generator().manual_seed(seed + 1))
         sae.b_dec.normal_(std=0.1, generator=torch.Generator().manual_seed(seed + 2))
     return sae.to(DEVICE)
 
@@ -75,9 +82,9 @@ def gradients(x):
 
 def fused(sae, xs, lrs, precision=torch.float32, **options):
     step = FusedStep(sae, FusedOptions(BATCH, V, precision, launch=SMALL, **options))
-    step.prepare(LossContext(V))
     errors = []
-    for x, lr in zip(xs, lrs, strict=True):
+    for i, (x, lr) in enumerate(zip(xs, lrs, strict=True)):
+        step.prepare(LossContext(V, step=i, n_steps=2 * len(xs)))
         step.set_lr(lr)
         step(x, grad=gradients(x))
         errors.append(float(step.mse_sum))
@@ -88,10 +95,11 @@ def fused(sae, xs, lrs, precision=torch.float32, **options):
 def by_autograd(sae, xs, lrs, dead_after=10**9, clip_norm=float("inf")):
     optimizer = torch.optim.Adam(sae.parameters(), lr=0.0, eps=6.25e-10)
     errors, since = [], torch.zeros(sae.d_sae, dtype=torch.int64, device=DEVICE)
-    for x, lr in zip(xs, lrs, strict=True):
+    for i, (x, lr) in enumerate(zip(xs, lrs, strict=True)):
         optimizer.param_groups[0]["lr"] = lr
         dead = since >= dead_after
-        context = LossContext(V, dead if dead.any() else None)
+        dead = dead if dead.any() else None
+        context = LossContext(V, dead, step=i, n_steps=2 * len(xs))
         terms = local_loss(sae, ActivationBatch(x, grad=gradients(x)), context)
         since += len(x)
         since[terms.codes.indices[terms.codes.active]] = 0
@@ -123,7 +131,7 @@ def test_steps_equal_those_of_autograd_and_adam(form):
         if name == "n_observed":  # Only autograd counts steps there.
             continue
         torch.testing.assert_close(ours.get_buffer(name), buffer, msg=lambda m, n=name: n + m)
-    norms = ours.W_dec.norm(dim=1)
+    norms = ours.W_dec.norm(dim=1) if ours.unit_atoms else torch.ones(1)
     torch.testing.assert_close(norms, torch.ones_like(norms), atol=1e-6, rtol=0)
 
 
@@ -141,7 +149,12 @@ def test_a_latent_that_fires_on_every_token_is_split_and_sums_the_same():
 
 @pytest.mark.parametrize(
     ("form", "clip_norm"),
-    [("abs-topk", 0.05), ("matryoshka", 0.05), *rest(("topk", None), ("multi-topk", 0.05))],
+    [
+        ("abs-topk", 0.05),
+        ("matryoshka", 0.05),
+        ("matching-pursuit", 0.05),
+        *rest(("topk", None), ("multi-topk", 0.05)),
+    ],
 )
 def test_aux_k_and_clipping_are_those_of_autograd(form, clip_norm):
     """Twenty latents of which few fire; they are dead from the second batch on."""
@@ -161,6 +174,44 @@ def test_aux_k_and_clipping_are_those_of_autograd(form, clip_norm):
         torch.testing.assert_close(
             ours.get_parameter(name), parameter, atol=3e-6, rtol=1e-4, msg=lambda m, n=name: n + m
         )
+
+
+@pytest.mark.parametrize("by_gram", [False, True])
+def test_a_pursuit_by_products_and_by_a_gram_matrix_is_that_of_autograd(by_gram, monkeypatch):
+    """Also of a row without any step, and of one that chooses an atom again."""
+    monkeypatch.setattr(step_of_kernels, "gram_pays", lambda *_args, **_options: by_gram)
+    options = {"k": 5, "d_sae": 24, "aux_coefficient": 0.5, "aux_k": 3}
+    ours, theirs = (build("matching-pursuit", **options) for _ in range(2))
+    xs, lrs = batches(2), (1e-2,) * 2
+    with torch.no_grad():
+        for sae in (ours, theirs):
+            # Only the first two atoms reach the first two columns.
+            sae.W_dec[:, :2] = sae.W_dec[:2, 2:] = 0
+            sae.W_dec[:2, :2] = torch.tensor([[1.0, 0.0], [-0.6, 0.8]])
+            sae.W_dec.copy_(torch.nn.functional.normalize(sae.W_dec, dim=1))
+        xs[0, :2] = ours.b_dec
+        xs[0, 1, :2] += torch.tensor([3.0, 9.0], device=DEVICE)
+        chosen = ours.pursue(xs[0])
+    assert not chosen.values[0].any()
+    assert chosen.indices[1].tolist() == [1, 0, 1, 0, 1]
+    step, errors = fused(ours, xs, lrs, dead_after=BATCH)
+    since, expected = by_autograd(theirs, xs, lrs, dead_after=BATCH)
+    assert float(step.penalties["aux_k"][1]) > 0
+    assert errors == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(step.since_fired, since)
+    torch.testing.assert_close(ours.W_dec, theirs.W_dec, atol=2e-6, rtol=1e-4)
+    torch.testing.assert_close(ours.b_dec, theirs.b_dec, atol=2e-6, rtol=1e-4)
+
+
+def test_clipping_counts_a_matrix_that_encodes_and_decodes_once():
+    ours, theirs = build("k-sparse"), build("k-sparse")
+    xs, lrs = batches(1), (1e-2,)
+    step, _ = fused(ours, xs, lrs, clip_norm=0.05)
+    by_autograd(theirs, xs, lrs, clip_norm=0.05)
+    gradients_ = [p.grad for p in theirs.parameters()]
+    assert float(torch.stack([g.norm() for g in gradients_]).norm()) == pytest.approx(0.05)
+    assert float(step.gradient_norm) > 0.05
+    torch.testing.assert_close(ours.W_dec, theirs.W_dec, atol=2e-6, rtol=1e-4)
 
 
 def test_clipping_keeps_the_sums_that_it_would_make_twice():
@@ -305,7 +356,6 @@ def test_a_copied_state_continues_to_the_same_bits():
     [
         (TopKConfig(d_sae=600, k=129, multi_k_coefficient=0.1), "has 516 latents"),
         (TopKConfig(d_sae=D_SAE, k=D_SAE, multi_k_coefficient=0.1), "is all its latents"),
-        (KSparseConfig(d_sae=D_SAE, k=K), "are one matrix"),
         (TopKConfig(d_sae=600, k=513, aux_coefficient=0), "k=513"),
     ],
 )

@@ -34,11 +34,12 @@ class Parameter:
 
 
 class Decoder(NamedTuple):
-    """What a decode reads: the atoms `scale * W`, and the decoder's bias."""
+    """What a decode reads: the atoms `scale * W`, the decoder's bias, and W before rounding."""
 
     W: Float[Tensor, "d_sae d_out"]
     scale: Float[Tensor, " d_sae"]
     bias: Float[Tensor, " d_out"]
+    exact: Float[Tensor, "d_sae d_out"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Weights:
 
     Attributes:
         dec: `[d_sae d_out]`; the atoms are `scale * dec`, which are unit vectors.
-        enc: `[d_sae d_in]`, the encoder's transpose.
+        enc: `[d_sae d_in]`, the encoder's transpose; `dec` itself if one matrix does both. Then
+            `scale` is 1, and steps keep atoms as they are to be.
         b_enc: `[d_sae]`.
         b_dec: `[d_out]`.
         scale: `[d_sae]`.
@@ -79,6 +81,8 @@ class Weights:
     def state(self) -> dict[str, Tensor]:
         """Everything that a step changes, by name."""
         names = {"dec": self.dec, "enc": self.enc, "b_enc": self.b_enc, "b_dec": self.b_dec}
+        if self.enc is self.dec:
+            del names["enc"]
         out = {"scale": self.scale, "since_fired": self.since_fired, "lr": self.lr}
         out |= {"step": self.step, "threshold": self.threshold}
         if self.usage is not None:
@@ -92,7 +96,7 @@ class Weights:
     @property
     def dictionary(self) -> Decoder:
         """The decoder in the products' dtype."""
-        return Decoder(self.dec.copy, self.scale, self.b_dec.value)
+        return Decoder(self.dec.copy, self.scale, self.b_dec.value, self.dec.value)
 
     @property
     def learned(self) -> Parameter:
@@ -100,24 +104,35 @@ class Weights:
         assert self.thresholds is not None
         return self.thresholds
 
+    def make_unit_(self) -> None:
+        """Divide the atoms by their norms for good, as pursuits read them."""
+        self.dec.value.mul_(self.scale[:, None])
+        self.dec.copy.copy_(self.dec.value)
+        self.scale.fill_(1)
+
     @classmethod
     def start(
         cls,
-        W_enc: Float[Tensor, "d_in d_sae"],
+        W_enc: Float[Tensor, "d_in d_sae"] | None,
         b_enc: Float[Tensor, " d_sae"],
         W_dec: Float[Tensor, "d_sae d_out"],
         b_dec: Float[Tensor, " d_out"],
         dtype: torch.dtype,
         thresholds: Float[Tensor, " d_sae"] | None = None,
     ) -> "Weights":
-        """These weights before the first step; copies have dtype `dtype`."""
+        """These weights before the first step; copies have dtype `dtype`.
+
+        Without W_enc, W_dec's transpose encodes, and atoms are not scaled.
+        """
+        dec = Parameter.of(W_dec, dtype)
+        scale = 1 / dec.value.norm(dim=1).clamp_min(1e-12)
         one = torch.zeros(1, dtype=torch.float64, device=W_dec.device)
         return cls(
-            Parameter.of(W_dec, dtype),
-            Parameter.of(W_enc.T, dtype),
+            dec,
+            dec if W_enc is None else Parameter.of(W_enc.T, dtype),
             Parameter.of(b_enc, dtype),
             Parameter.of(b_dec, dtype),
-            1 / W_dec.detach().float().norm(dim=1).clamp_min(1e-12),
+            torch.ones_like(scale) if W_enc is None else scale,
             torch.zeros(len(W_dec), dtype=torch.int64, device=W_dec.device),
             one,
             one.clone(),

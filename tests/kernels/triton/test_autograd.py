@@ -93,7 +93,7 @@ def test_residual_error_and_code_gradient_equal_the_dense_ones(d_in):
         rows = RowCodes.empty(x, 3, signed=signed)
         rows.values.copy_(codes.values)
         rows.indices.copy_(codes.indices)
-        rows.decode(x, Decoder(W, scale, bias), factor=0.7)
+        rows.decode(x, Decoder(W, scale, bias, W), factor=0.7)
         residual, gradient = reference.decode_residual(x, codes, scale[:, None] * W, bias, 0.7)
         assert_near(rows.residual.residual, residual)
         assert_near(rows.residual.errors.sum((1, 2)), residual.pow(2).sum(1))

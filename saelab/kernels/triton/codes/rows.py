@@ -67,7 +67,9 @@ class RowCodes:
     """The k largest codes of each row. See `step.codes`.
 
     Attributes:
-        signed: whether codes are selected by magnitude with their signs, or rectified.
+        signed: whether codes keep their signs, or are rectified.
+        by_magnitude: whether they are selected by it, or by value.
+        left: how many of the k are codes, if this changes; the others are zero.
         effects: effects that also decide the selection; None if only values do.
         ties: the factors of the pre-activations, if they resolve ties between rounded ones.
     """
@@ -76,6 +78,8 @@ class RowCodes:
     indices: Int[Tensor, "batch k"]
     residual: Residual
     signed: bool
+    by_magnitude: bool
+    left: Int[Tensor, ""] | None
     effects: Effects | None
     ties: TieFactors | None
 
@@ -86,13 +90,18 @@ class RowCodes:
         k: int,
         *,
         signed: bool,
+        by_value: bool = False,
+        falls: bool = False,
         effects: Effects | None = None,
         ties: TieFactors | None = None,
     ) -> "RowCodes":
         """Memory for the codes of these rows."""
         values = torch.empty(len(x), k, dtype=torch.float32, device=x.device)
         residual = Residual.empty(x, len(x) * k, columns=tile_columns(x.shape[1], k))
-        return cls(values, values.to(torch.int32), residual, signed, effects, ties)
+        indices = values.to(torch.int32)
+        left = indices.new_full((), k) if falls else None
+        by_magnitude = signed and not by_value
+        return cls(values, indices, residual, signed, by_magnitude, left, effects, ties)
 
     @property
     def k(self) -> int:
@@ -108,20 +117,21 @@ class RowCodes:
         """See `Codes.select`."""
         if self.effects is not None:
             self.effects.measure(weights)
-        out, signed = (self.values, self.indices), self.signed
-        maxima = segment_maxima(pre_acts, by_magnitude=signed, effects=self.effects)
+        out, by_magnitude = (self.values, self.indices), self.by_magnitude
+        maxima = segment_maxima(pre_acts, by_magnitude=by_magnitude, effects=self.effects)
         select_top_k(
             pre_acts,
             self.k,
-            by_magnitude=signed,
-            rectify=not signed,
-            ordered=False,
+            by_magnitude=by_magnitude,
+            rectify=not self.signed,
+            ordered=self.left is not None,
             effects=self.effects,
             maxima=maxima,
             out=out,
         )
         if self.ties is not None:
-            settle_ties(pre_acts, *maxima, self.ties, out, by_magnitude=signed)
+            settle_ties(pre_acts, *maxima, self.ties, out, by_magnitude=by_magnitude)
+        self._cut_(self.values)
 
     def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
         """See `Codes.decode`. Each atom is gathered once."""
@@ -137,6 +147,12 @@ class RowCodes:
             self.values, self.indices, dictionary.scale, self.residual, factor=factor,
             signed=self.signed,
         )  # fmt: skip
+        self._cut_(self.residual.gradient.view_as(self.values))
+
+    def _cut_(self, numbers: Float[Tensor, "batch k"]) -> None:
+        """Make zero what belongs to entries that are no codes."""
+        if self.left is not None:
+            numbers.masked_fill_(torch.arange(self.k, device=numbers.device) >= self.left, 0.0)
 
     def invert(self, d_sae: int) -> LatentPairs:
         """See `Codes.invert`."""

@@ -15,11 +15,9 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.kernels.sizes import power_of_two
+from saelab.kernels.sizes import GRAM_LATENTS, power_of_two
 from saelab.kernels.triton.step.aux_k import product_
 
-MAX_LATENTS = 2**15
-"""Number of correlations that the registers of one program hold: 128 KiB in float32."""
 PER_WARP = 512
 """Correlations per warp, if the number of warps allows: a program has at most 32."""
 MAX_REGISTERS = 64
@@ -70,6 +68,16 @@ def _steps_kernel(
     tl.store(residual + token * d + column, left, mask=inside)
 
 
+def gram_pays(batch: int, d_sae: int, n_steps: int, *, rounds: bool) -> bool:
+    """Whether the Gram matrix fits beside kernels and costs less than the products it replaces.
+
+    Reading one of its rows takes no longer than the product of a row and all atoms. If products
+    round, it is in half the bytes.
+    """
+    widest = GRAM_LATENTS if rounds else GRAM_LATENTS // 2
+    return d_sae <= min(widest, (n_steps - 1) * batch)
+
+
 def pursue_rows(
     residual: Float[Tensor, "batch d_in"],
     atoms: Float[Tensor, "d_sae d_in"],
@@ -85,7 +93,7 @@ def pursue_rows(
 
     Args:
         residual: float32, the rows; the steps subtract from it.
-        atoms: float32, at most `MAX_LATENTS`.
+        atoms: float32, at most `GRAM_LATENTS`.
         coarse: the same atoms in the dtype of the products.
         codes: values and indices (int64), zeros.
         threshold: rows of at most this norm take no step; 0 for no limit.

@@ -84,11 +84,18 @@ def _back_kernel(
     grad_values,
     atoms,
     to_atoms,
+    slopes,
+    factor,
     n_steps,
     d,
     D: tl.constexpr,
+    ALONE: tl.constexpr,
 ):
-    """All steps of one row backwards: the gradient of each step's atom, and that of the row."""
+    """All steps of one row backwards: the gradient of each step's atom, and that of the row.
+
+    If ALONE holds, values have no gradient of their own, and `slopes` receives `factor` times that
+    which their use has.
+    """
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, D)
     inside = column < d
@@ -100,8 +107,12 @@ def _back_kernel(
         atom = tl.load(indices + token * n_steps + step)
         w = tl.load(atoms + atom * d + column, mask=inside, other=0.0)
         # The gradient of the value itself, minus that of subtracting it from the residual.
-        slope = tl.load(grad_values + token * n_steps + step) - tl.sum(back * w)
+        slope = -tl.sum(back * w)
+        if not ALONE:
+            slope += tl.load(grad_values + token * n_steps + step)
         slope = tl.where(value > 0, slope, 0.0)
+        if ALONE:
+            tl.store(slopes + token * n_steps + step, factor * slope)
         left += value * w
         place = (token * n_steps + step) * d + column
         tl.store(to_atoms + place, slope * left - value * back, mask=inside)
@@ -144,6 +155,31 @@ def take_step(
     )  # fmt: skip
 
 
+def slopes_back(
+    residual: Float[Tensor, "batch d_in"],
+    adjoint: Float[Tensor, "batch d_in"],
+    codes: tuple[Float[Tensor, "batch n_steps"], Int[Tensor, "batch n_steps"]],
+    atoms: Float[Tensor, "d_sae d_in"],
+    factor: float,
+    out: tuple[Float[Tensor, "entry d_in"], Float[Tensor, " entry"]],
+) -> None:
+    """The gradients of each step's atom and value, where values matter by the residual alone.
+
+    Args:
+        residual: what the steps left; becomes the rows.
+        adjoint: its gradient; becomes that of the rows.
+        codes: values and indices.
+        atoms: float32.
+        factor: of the values' gradients.
+        out: receives the gradients of each step's atom, and of its value.
+    """
+    (n_steps, d), (to_atoms, slopes) = (codes[0].shape[1], atoms.shape[1]), out
+    _back_kernel[(len(residual),)](
+        residual, adjoint, *codes, slopes, atoms, to_atoms, slopes, factor, n_steps, d,
+        ALONE=True, **_row_shape(d),
+    )  # fmt: skip
+
+
 def pursue_back(
     residual: Float[Tensor, "batch d_in"],
     adjoint: Float[Tensor, "batch d_in"],
@@ -164,7 +200,8 @@ def pursue_back(
             continue
         to_atoms = rest.new_empty(values.numel(), d)
         _back_kernel[(len(rest),)](
-            rest, back, values, indices, grads, atoms, to_atoms, n_steps, d, **_row_shape(d),
+            rest, back, values, indices, grads, atoms, to_atoms, grads, 1.0, n_steps, d,
+            ALONE=False, **_row_shape(d),
         )  # fmt: skip
         entries = torch.arange(values.numel(), device=rest.device)
         sums = LatentSums(indices.flatten(), entries, torch.ones_like(values).flatten(), len(atoms))

@@ -111,11 +111,12 @@ def step_kernel(
     CLIP: tl.constexpr,
     DECAY: tl.constexpr,
     SQUARE: tl.constexpr,
+    TIED: tl.constexpr,
 ):
     """Both rows of LATENTS latents, one after the other, on one chunk of columns.
 
-    `to_input` receives the gradients that the encoder's biases send to its input, summed over
-    latents.
+    If they are one row (TIED), it is the decoder's. `to_input` receives the gradients that the
+    encoder's biases send to its input, summed over latents.
     """
     group, chunk = program_part(m, LATENTS)
     chunks = tl.cdiv(tl.maximum(d, d_in), COLUMNS)
@@ -127,13 +128,15 @@ def step_kernel(
         w = tl.load(dec + at, mask=inside, other=0.0, eviction_policy="evict_first")
         w *= tl.load(scale + latent)
         to = at if SQUARE else latent.to(tl.int64) * d_in + column
-        u = tl.load(enc + to, mask=reads, other=0.0, eviction_policy="evict_first")
+        u = w
+        if not TIED:
+            u = tl.load(enc + to, mask=reads, other=0.0, eviction_policy="evict_first")
         pairs, codes = (order, offsets), (values, gradient, error_rows)
         pieces = (first, sums, scalars)
         extra = (slots, more_dec, more_enc, more_scalars, slope)
         to_dec, to_enc, to_bias, radial, fired = latent_gradients(
             pairs, codes, (errors, inputs), pieces, extra, latent, column, inside, reads, factor,
-            d, d_in, k, GROUPS, PAIRS, EXTRA, SQUARE,
+            d, d_in, k, GROUPS, PAIRS, EXTRA, SQUARE, TIED,
         )  # fmt: skip
         through += to_bias * u
         to_dec -= radial * w
@@ -146,9 +149,10 @@ def step_kernel(
             w *= tl.load(rates + 2)
             u *= tl.load(rates + 2)
         w = _adam(w, to_dec, (dec_m, dec_v), at, inside, rates, B1, B2, EPS)
-        u = _adam(u, to_enc, (enc_m, enc_v), to, reads, rates, B1, B2, EPS)
         _store_row(dec, dec_copy, at, w, inside)
-        _store_row(enc, enc_copy, to, u, reads)
+        if not TIED:
+            u = _adam(u, to_enc, (enc_m, enc_v), to, reads, rates, B1, B2, EPS)
+            _store_row(enc, enc_copy, to, u, reads)
         tl.store(norms + latent * chunks + chunk, tl.sum(tl.where(inside, w * w, 0.0)))
         if chunk == 0:
             state = (bias, bias_m, bias_v, bias_copy, since_fired)
@@ -232,10 +236,10 @@ def move_parameter(
 
     Its gradient is `factor * gradient - minus`, times `share` if given.
     """
-    n, (b1, b2) = gradient.numel(), adam.betas
+    n = gradient.numel()
     if adam.weight_decay and gradient.ndim > 1:
         p.value.mul_(rates[2])
     vector_kernel[(ceil_div(n, 256),)](
         p.value, p.m, p.v, gradient, minus, rates, rates if share is None else share, factor, n,
-        B1=b1, B2=b2, EPS=adam.eps, CLIP=share is not None, BLOCK=256,
+        CLIP=share is not None, BLOCK=256, **adam.constants,
     )  # fmt: skip

@@ -132,19 +132,19 @@ class AuxStep:
         self,
         codes: tuple[Float[Tensor, "*entry"], Int[Tensor, "*entry"]],
         centred: Float[Tensor, "batch d_in"],
-        pre_acts: Float[Tensor, "batch d_sae"],
+        pre_acts: Float[Tensor, "_ d_sae"],
     ) -> tuple[Float[Tensor, "batch slot"], Int[Tensor, ""]]:
         """The dead latents' codes, dense, and how many latents of all processes are dead.
 
         Args:
             codes: values and indices of the main reconstruction.
             centred: what the encoder reads.
-            pre_acts: all latents' pre-activations.
+            pre_acts: all latents' pre-activations; not read where the dead ones' are made again.
         """
         dead, k, signed = self.dead, self.rules.k, self.signed
         dead.find(*codes)
         dead.gather()
-        z = pre_acts.new_empty(len(pre_acts), len(self.to_dec))
+        z = centred.new_empty(len(centred), len(self.to_dec))
         if dead.encoder is not None:
             bias, rows = dead.encoder
             torch.addmm(bias, centred, rows.T, out=z)

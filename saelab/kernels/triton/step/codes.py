@@ -15,6 +15,7 @@ from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.torch.zipf import zipf_budgets
 from saelab.kernels.triton.codes.jump import JumpCodes
 from saelab.kernels.triton.codes.nested import NestedCodes
+from saelab.kernels.triton.codes.pursuit import PursuitCodes
 from saelab.kernels.triton.codes.ragged import Ragged
 from saelab.kernels.triton.codes.rows import RowCodes
 from saelab.kernels.triton.codes.shared import SharedCodes
@@ -24,7 +25,7 @@ from saelab.kernels.triton.select.effects import Effects
 from saelab.kernels.triton.select.ties import TieFactors
 from saelab.kernels.triton.step.rules import Rules
 
-Codes = RowCodes | NestedCodes | Ragged | JumpCodes | SharedCodes
+Codes = RowCodes | NestedCodes | Ragged | JumpCodes | SharedCodes | PursuitCodes
 
 
 def empty_codes(
@@ -41,8 +42,8 @@ def empty_codes(
         if rule.jump is None:
             return SharedCodes.empty(x, d_sae, rule, exchange)
         return JumpCodes.empty(x, d_sae, rule.jump, SharedErrors.empty(x, rule, exchange))
-    if rules.ties == "float32":
-        return RowCodes.empty(x, int(rule.k), signed=rule.signed, ties=factors)
+    if rule.pursues:
+        return PursuitCodes.empty(x, int(rule.k))
     if rule.budgets:
         return NestedCodes.empty(x, rule.budgets, rule.shares, n_kept=int(rule.k))
     if rule.jump is not None:
@@ -57,4 +58,12 @@ def empty_codes(
             x, n, rule.groups, signed=rule.signed, share=rule.share, columns=columns
         )
     effects = None if rule.effect is None else Effects.empty(x, d_sae, rule.effect)
-    return RowCodes.empty(x, int(rule.k), signed=rule.signed, effects=effects)
+    return RowCodes.empty(
+        x,
+        int(rule.k),
+        signed=rule.signed,
+        by_value=rule.by_value,
+        falls=rule.falls,
+        effects=effects,
+        ties=factors if rules.ties == "float32" else None,
+    )

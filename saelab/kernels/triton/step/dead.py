@@ -118,7 +118,7 @@ class DeadRows:
         n: how many there are.
         atoms: `[capacity d_out]`, their atoms in the products' dtype; zero beyond `n`.
         encoder: their encoder's biases and rows, `[capacity]` and `[capacity d_in]`; None if these
-            are not gathered.
+            are not gathered. If atoms encode, these, without biases.
     """
 
     def __init__(self, weights: Weights, capacity: int, dead_after: int, *, encoder: bool) -> None:
@@ -132,7 +132,9 @@ class DeadRows:
         self.atoms = weights.dec.copy.new_zeros(capacity, d_out)
         enc = weights.enc.copy
         self.encoder = None
-        if encoder:
+        if weights.enc is weights.dec:
+            self.encoder = enc.new_zeros(capacity), self.atoms
+        elif encoder:
             self.encoder = enc.new_zeros(capacity), enc.new_zeros(capacity, enc.shape[1])
 
     def find(self, values: Float[Tensor, "*entry"], indices: Int[Tensor, "*entry"]) -> None:
@@ -156,11 +158,12 @@ class DeadRows:
     def gather(self) -> None:
         """Copy their rows."""
         w, capacity = self._weights, len(self.latents)
+        encoder = self.encoder is not None and w.enc is not w.dec
         d, d_in = self.atoms.shape[1], w.enc.copy.shape[1]
         biases, rows = self.encoder or (self.atoms, self.atoms)
-        widest = d if self.encoder is None else max(d, d_in)
+        widest = max(d, d_in) if encoder else d
         columns = min(1024, power_of_two(widest))
         _rows_kernel[(capacity * ceil_div(widest, columns),)](
             self.latents, self.n, w.dec.value, w.scale, w.enc.copy, w.b_enc.copy, self.atoms,
-            rows, biases, capacity, d, d_in, ENCODER=self.encoder is not None, COLUMNS=columns,
+            rows, biases, capacity, d, d_in, ENCODER=encoder, COLUMNS=columns,
         )  # fmt: skip

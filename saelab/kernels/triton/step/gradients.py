@@ -76,12 +76,15 @@ def _sum_both(
     GROUPS: tl.constexpr,
     PAIRS: tl.constexpr,
     SQUARE: tl.constexpr,
+    TIED: tl.constexpr,
 ):
     """Sums over the pairs `start` to `stop`.
 
     The sums of value * error, gradient * input, gradient, value * gradient, and of firings. If k is
     0, rows differ in length, each has GROUPS rows of errors, and `error_rows` gives each pair's
-    row. If the encoder reads as many columns as the decoder writes, SQUARE holds.
+    row. If the encoder reads as many columns as the decoder writes, SQUARE holds. TIED is 0 for an
+    encoder of its own, 1 for a matrix that also decodes, of any norm, and 2 for one of unit atoms
+    whose pairs have gradients for rows of errors.
     """
     values, gradient, error_rows = codes
     errors, inputs = rows
@@ -98,15 +101,18 @@ def _sum_both(
         there = kept[:, None] & inside[None, :]
         place = row.to(tl.int64)[:, None] * d + column[None, :]
         error = tl.load(errors + place, mask=there, other=0.0, eviction_policy="evict_last")
-        if not SQUARE:
-            there = kept[:, None] & reads[None, :]
-        if GROUPS > 1 or not SQUARE:
-            place = (row // GROUPS).to(tl.int64)[:, None] * d_in + column[None, :]
-        x = tl.load(inputs + place, mask=there, other=0.0, eviction_policy="evict_last")
         value = tl.load(values + pair, mask=kept, other=0.0)
         grad = tl.load(gradient + pair, mask=kept, other=0.0)
-        to_dec += tl.sum(value[:, None] * error.to(tl.float32), 0)
-        to_enc += tl.sum(grad[:, None] * x.to(tl.float32), 0)
+        if TIED == 2:
+            to_dec += tl.sum(error.to(tl.float32), 0)
+        else:
+            if not SQUARE:
+                there = kept[:, None] & reads[None, :]
+            if GROUPS > 1 or not SQUARE:
+                place = (row // GROUPS).to(tl.int64)[:, None] * d_in + column[None, :]
+            x = tl.load(inputs + place, mask=there, other=0.0, eviction_policy="evict_last")
+            to_dec += tl.sum(value[:, None] * error.to(tl.float32), 0)
+            to_enc += tl.sum(grad[:, None] * x.to(tl.float32), 0)
         bias += grad
         radial += value * grad
         fired += tl.where(value != 0, 1.0, 0.0)
@@ -139,6 +145,7 @@ def slice_kernel(
     PAIRS: tl.constexpr,
     EVEN: tl.constexpr,
     SQUARE: tl.constexpr,
+    TIED: tl.constexpr,
 ):
     """The sums of one slice of a split latent on one chunk."""
     piece = tl.program_id(0) % capacity
@@ -163,6 +170,7 @@ def slice_kernel(
             GROUPS,
             PAIRS,
             SQUARE,
+            TIED,
         )
         at = piece.to(tl.int64) * (d + d_in) + column
         tl.store(sums + at, to_dec, mask=inside)
@@ -193,11 +201,13 @@ def latent_gradients(
     PAIRS: tl.constexpr,
     EXTRA: tl.constexpr,
     SQUARE: tl.constexpr,
+    TIED: tl.constexpr,
 ):
     """A chunk of the gradients of both rows of a latent, and its scalars.
 
     The gradients of the decoder's row (radial part included), of the encoder's row, and of the
-    bias; the radial part; and the number of firings.
+    bias; the radial part; and the number of firings. Of one row that does both, the first is all,
+    and there is no radial part if it may have any norm, and no bias if it is pursued.
     """
     order, offsets = pairs
     first, sums, scalars = pieces
@@ -206,8 +216,9 @@ def latent_gradients(
     start = tl.load(offsets + latent)
     stop = tl.where(end > part, start, tl.load(offsets + latent + 1))
     to_dec, to_enc, bias, radial, fired = _sum_both(
-        order, codes, rows, start, stop, column, inside, reads, d, d_in, k, GROUPS, PAIRS, SQUARE
-    )
+        order, codes, rows, start, stop, column, inside, reads, d, d_in, k, GROUPS, PAIRS, SQUARE,
+        TIED,
+    )  # fmt: skip
     while part < end:
         piece = part.to(tl.int64) * (d + d_in) + column
         to_dec += tl.load(sums + piece, mask=inside, other=0.0)
@@ -228,66 +239,12 @@ def latent_gradients(
             at = slot.to(tl.int64) * d_in + column
         to_enc += weight * tl.load(more_enc + at, mask=reads & has, other=0.0)
         bias += weight * tl.load(more_scalars + slot * 2, mask=has, other=0.0)
-        radial += weight * tl.load(more_scalars + slot * 2 + 1, mask=has, other=0.0)
+        # A row that encodes too has as much of a radial part from there.
+        both = 2 if TIED else 1
+        radial += both * weight * tl.load(more_scalars + slot * 2 + 1, mask=has, other=0.0)
+    if TIED:
+        to_dec += to_enc
+        to_enc = tl.zeros_like(to_enc)
+        bias = bias if TIED == 1 else 0.0
+        radial = radial if TIED == 2 else 0.0
     return to_dec, to_enc, bias, radial, fired
-
-
-@triton.jit
-@no_type_check
-def norm_kernel(
-    order,
-    offsets,
-    values,
-    gradient,
-    error_rows,
-    errors,
-    inputs,
-    first,
-    sums,
-    scalars,
-    slots,
-    more_dec,
-    more_enc,
-    more_scalars,
-    slope,
-    squares,
-    to_bias,
-    factor,
-    m,
-    d,
-    d_in,
-    k: tl.constexpr,
-    GROUPS: tl.constexpr,
-    LATENTS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    PAIRS: tl.constexpr,
-    EVEN: tl.constexpr,
-    EXTRA: tl.constexpr,
-    SQUARE: tl.constexpr,
-):
-    """The squared norm of LATENTS latents' gradients on one chunk; bias gradients are complete.
-
-    The decoder's gradient counts without its radial part. For a unit row this part is its product
-    with the row.
-    """
-    group, chunk = program_part(m, LATENTS)
-    chunks = tl.cdiv(tl.maximum(d, d_in), COLUMNS)
-    column, inside, reads = columns_of(chunk, d, d_in, COLUMNS, EVEN, SQUARE)
-    total = tl.zeros([COLUMNS], tl.float32)
-    rest = tl.zeros([], tl.float32)
-    latent = group * LATENTS
-    while latent < tl.minimum((group + 1) * LATENTS, m):
-        pairs, codes = (order, offsets), (values, gradient, error_rows)
-        pieces = (first, sums, scalars)
-        extra = (slots, more_dec, more_enc, more_scalars, slope)
-        to_dec, to_enc, bias, radial, _ = latent_gradients(
-            pairs, codes, (errors, inputs), pieces, extra, latent, column, inside, reads, factor,
-            d, d_in, k, GROUPS, PAIRS, EXTRA, SQUARE,
-        )  # fmt: skip
-        # What is masked is zero: no number is read there.
-        total += tl.where(inside | reads, to_dec * to_dec + to_enc * to_enc, 0.0)
-        if chunk == 0:
-            rest += bias * bias - radial * radial
-            tl.store(to_bias + latent, bias)
-        latent += 1
-    tl.store(squares + group * chunks + chunk, tl.sum(total) + rest)

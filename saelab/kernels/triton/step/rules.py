@@ -24,6 +24,11 @@ class AdamRules:
     eps: float = 6.25e-10
     weight_decay: float = 0.0
 
+    @property
+    def constants(self) -> dict[str, float]:
+        """What kernels are compiled with."""
+        return {"B1": self.betas[0], "B2": self.betas[1], "EPS": self.eps}
+
 
 @dataclass(frozen=True)
 class Rules:

@@ -1,6 +1,5 @@
 """A whole training step of an SAE or a transcoder with unit atoms, by kernels alone."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -11,6 +10,8 @@ from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.torch.pairs import LatentPairs, Slices
 from saelab.kernels.triton.codes.jump import JumpCodes
+from saelab.kernels.triton.codes.pursuit import PursuitCodes
+from saelab.kernels.triton.pursuit.gram import gram_pays
 from saelab.kernels.triton.select.ties import TieFactors
 from saelab.kernels.triton.step.adam import (
     advance_rates,
@@ -21,7 +22,8 @@ from saelab.kernels.triton.step.adam import (
 )
 from saelab.kernels.triton.step.aux_k import AuxStep, Extra
 from saelab.kernels.triton.step.codes import empty_codes
-from saelab.kernels.triton.step.gradients import Sums, norm_kernel, slice_kernel
+from saelab.kernels.triton.step.gradients import Sums, slice_kernel
+from saelab.kernels.triton.step.norm import norm_kernel
 from saelab.kernels.triton.step.offset import Offset
 from saelab.kernels.triton.step.rules import Launch, Rules
 from saelab.kernels.triton.step.streams import on, wait
@@ -56,7 +58,9 @@ class Step:
         self.rule, self.exchange = rules.sae, exchange
         self.offset = Offset(weights, batch, centres=self.rule.centres)
         self.x, self.target = self.offset.x, self.offset.target
-        self.pre_acts = self.x.new_empty(batch, m)
+        rounds = self.x.dtype != torch.float32
+        chip = self.rule.pursues and gram_pays(batch, m, int(self.rule.k), rounds=rounds)
+        self.pre_acts = self.x.new_empty(0 if chip else batch, m)
         factors = TieFactors(self.offset.centred, weights.enc.copy, weights.b_enc.copy)
         self.codes = empty_codes(self.target, factors, rules, exchange)
         self.mse_sum, self.gradient_norm = (weights.scale.new_zeros(()) for _ in range(2))
@@ -126,7 +130,7 @@ class Step:
         self, aux: AuxStep, codes: tuple[Tensor, Tensor], side: torch.cuda.Stream | None = None
     ) -> None:
         """AuxK's part; `codes` are values and indices of the active codes."""
-        centred, residual = self.offset.centred, self.missed()
+        centred, residual = self.revivable(), self.missed()
         z, n_dead = aux.choose(codes, centred, self.pre_acts)
         missed = aux.run(z, residual, centred, side)
         with on(side):
@@ -135,25 +139,11 @@ class Step:
             aux.measure(missed, n_dead, variance)
         wait(None, side)
 
-    def stages(self) -> dict[str, Callable[[], object]]:
-        """The parts of a step without AuxK and clipping; each can be repeated alone.
-
-        They work on the results of the last step. The last part changes the weights.
-        """
-        pairs, slices = self.invert()
-        sums = self.sum_slices(pairs, slices)
-        return {
-            "encode": lambda: (self.offset.centre(), self.encode()),
-            "select": self.select,
-            "sort": self.invert,
-            "decode": self.decode,
-            "update": lambda: (self.sum_slices(pairs, slices), self.update(sums, None)),
-        }
-
     def encode(self) -> None:
-        """The only dense product: every pre-activation."""
+        """The only dense product: every pre-activation. A pursuit makes its own."""
         w = self.weights
-        torch.addmm(w.b_enc.copy, self.offset.centred, w.enc.copy.T, out=self.pre_acts)
+        if not self.rule.pursues:
+            torch.addmm(w.b_enc.copy, self.offset.centred, w.enc.copy.T, out=self.pre_acts)
 
     def select(self) -> None:
         """Codes from pre-activations."""
@@ -181,10 +171,18 @@ class Step:
         torch.div(residual.errors.sum((0, 1)), len(self.x), out=self.errors)
         self.mse_sum.copy_(self.errors[0 if self.rule.wider else -1])
         self.error.copy_(self.errors @ self.shares)
+        if isinstance(self.codes, PursuitCodes):
+            return self.offset.learn(self.codes.to_bias)
         return self.offset.learn(residual.residual[:: self.rule.groups])
+
+    def revivable(self) -> Float[Tensor, "batch d_in"]:
+        """What dead latents' encoders read: what the others do, or what a pursuit left."""
+        return -self.missed() if self.rule.pursues else self.offset.centred
 
     def missed(self) -> Float[Tensor, "batch d_out"]:
         """The error of the SAE's own reconstruction, among all errors in the loss."""
+        if isinstance(self.codes, PursuitCodes):
+            return self.codes.missed
         groups, residual = self.rule.groups, self.codes.residual.residual
         if self.rule.wider:
             return residual[::2] - residual[1::2]
@@ -238,7 +236,8 @@ class Step:
             *sums, w.scale, self.norms, *w.dec.all, *w.enc.all, *w.b_enc.all, w.since_fired,
             self.to_input, *more, self.rates, self.share, self.factor, len(self.x),
             len(self.norms), *self._widths, LATENTS=n.latents, EXTRA=extra is not None,
-            CLIP=self._clips, DECAY=self._decays, **self._adam, **self._shape, **self._options,
+            CLIP=self._clips, DECAY=self.rules.adam.weight_decay > 0,
+            **self.rules.adam.constants, **self._shape, **self._options,
         )  # fmt: skip
         if since is not None:
             # The kernel also counted the codes that are not the SAE's own.
@@ -253,7 +252,10 @@ class Step:
             move_parameter(*found, self.factor, *options)
         if w.W_skip is not None:
             w.W_skip.copy.copy_(w.W_skip.value)
-        scale_kernel[(ceil_div(m, 256),)](self.norms, w.scale, m, CHUNKS=self.chunks, BLOCK=256)
+        if not self.rule.tied:
+            scale_kernel[(ceil_div(m, 256),)](self.norms, w.scale, m, CHUNKS=self.chunks, BLOCK=256)
+        if self.rule.pursues:
+            w.make_unit_()
         if self.thresholds is not None:
             gradient, learned = self.thresholds.gradient, w.learned
             move_parameter(learned, gradient, torch.zeros_like(gradient), 1.0, *options)
@@ -267,10 +269,6 @@ class Step:
     @property
     def _clips(self) -> bool:
         return self.rules.clip_norm is not None
-
-    @property
-    def _decays(self) -> bool:
-        return self.rules.adam.weight_decay > 0
 
     @property
     def _widths(self) -> tuple[int, int]:
@@ -288,13 +286,9 @@ class Step:
             "PAIRS": n.pairs,
             "EVEN": d_out == d_in and d_out % n.columns == 0,
             "SQUARE": d_out == d_in,
+            "TIED": 2 if self.rule.pursues else int(self.rule.tied),
         }
 
     @property
     def _options(self) -> dict[str, int]:
         return {"num_warps": max(1, self.launch.columns // 256), "num_stages": 1}
-
-    @property
-    def _adam(self) -> dict[str, float]:
-        b1, b2 = self.rules.adam.betas
-        return {"B1": b1, "B2": b2, "EPS": self.rules.adam.eps}
