@@ -27,7 +27,7 @@ from saelab.kernels.rules import FusedRule
 from saelab.sae.base import AbstractSAE, AbstractSAEConfig
 from saelab.sae.variants import SAE_CONFIG, variant
 from saelab.training.config import REFERENCE_WIDTH
-from saelab.training.plan import state_bytes, step_bytes
+from saelab.training.plan import one_matrix, pursuit_bytes, state_bytes, step_bytes
 
 EXPONENT = 0.6
 ANCHOR_LATENTS, ANCHOR_TOKENS = 1024, 1.2e6
@@ -181,8 +181,10 @@ def _plan(d_sae: int, time: float, setting: BudgetSetting, pace: Pace) -> _Plan:
         if small or tokens / batch >= STEPS:
             break
         batch //= 2
-    width = setting.d_in + setting.d_out
-    memory = state_bytes(width * d_sae, fused=fused) + step_bytes(batch, d_sae, width, fused=fused)
+    width, rule = setting.d_in + setting.d_out, rule if fused else None
+    memory = state_bytes(one_matrix(rule, width) * d_sae, fused=fused)
+    memory += step_bytes(batch, d_sae, width, fused=fused)
+    memory += pursuit_bytes(rule, batch, d_sae, setting.d_in, 2 if half else 4)
     return _Plan(d_sae, k, batch, half, step, memory, affordable, int(tokens))
 
 

@@ -24,7 +24,7 @@ from saelab.lm.shape import ModelShape
 from saelab.sae.base import AbstractSAEConfig
 from saelab.sae.transcoder import make_transcoder
 from saelab.shard import LatentShard
-from saelab.training.plan import AT_REST, state_bytes, step_bytes
+from saelab.training.plan import AT_REST, one_matrix, pursuit_bytes, state_bytes, step_bytes
 
 GUESSED_K = 64
 """Codes per row of variants that have no k."""
@@ -246,11 +246,13 @@ def live_memory(job: Work, own: int, every: int, gpus: int) -> Bytes:
 def sae_memory(job: Work, pace: Pace, shards: int, n: int = 1) -> Bytes:
     """Bytes on one GPU of `n` SAEs of the widest site that so many GPUs share each."""
     width, m, fused = max(job.widths), -(-job.sae.d_sae // shards), pace.kernels and job.kernels
+    rule, batch = job.rule if fused else None, job.batch_size
+    beside = n * pursuit_bytes(rule, batch, m, width // 2, job.number)
     # Every SAE that kernels train keeps its pre-activations for itself.
-    kept = (n - 1) * fused * job.number * job.batch_size * m
+    kept = (n - 1) * fused * job.number * batch * m
     return {
-        "weights and moments": n * state_bytes(width * m, fused=fused),
-        "step": kept + step_bytes(job.batch_size, m, width, fused=fused),
+        "weights and moments": n * state_bytes(one_matrix(rule, width) * m, fused=fused),
+        "step": kept + beside + step_bytes(batch, m, width, fused=fused),
         "code and kept memory": AT_REST,
     }
 

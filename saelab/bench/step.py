@@ -105,7 +105,9 @@ def time_step(
     seconds, peak = _measure(run, steps, device)
     rule = sae.fused_rule()
     one = isinstance(rule, FusedRule) and rule.has_one_matrix
-    floor = rates.floor(shape, sae.encoder_products, 1 if one else 2)
+    # Of a pursuit's products a Gram matrix can stand for all but the first.
+    pursues = isinstance(rule, FusedRule) and rule.pursues
+    floor = rates.floor(shape, 1 if pursues else sae.encoder_products, 1 if one else 2)
     # What several processes exchange has begun in one part and ends in another.
     stages = _stages(way, device, steps) if ranks.world == 1 else {}
     kind = "skip transcoder" if config.skip else "transcoder"
@@ -204,6 +206,8 @@ def _let_die(way: Steps, share: float, silence: int) -> None:
             f"{share:.3g} of the latents cannot be dead in a step without AuxK, or by {way.name}: "
             "take the fused step of a variant with AuxK."
         )
+    if way.step.rules.sae.has_one_matrix:
+        raise UsageError("No latent of an SAE whose atoms encode can be dead here; drop --dead.")
     weights = way.step.weights
     m = len(weights.since_fired)
     n = max(1, round(share * m))

@@ -151,8 +151,10 @@ class AbstractSAE(AbstractTargets, abc.ABC, Generic[ConfigT]):
         The SAE is not changed. `observe` records what training must remember.
         """
 
-    encoder_products: ClassVar[int] = 1
-    """How many products of the rows with a `[d_in d_sae]` matrix its encoder takes."""
+    @property
+    def encoder_products(self) -> int:
+        """How many products of the rows with a `[d_in d_sae]` matrix its encoder takes at most."""
+        return 1
 
     def own_step(self) -> OwnStep | None:
         """The training step of a variant that no gradient fits; None if a gradient does.

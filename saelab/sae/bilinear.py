@@ -130,7 +130,6 @@ class Bilinear(AbstractSAE[BilinearConfig]):
     """
 
     unit_atoms = False
-    encoder_products = 2
     variance: Float[Tensor, ""]
     W_mix: nn.Parameter | None  # [bottleneck d_sae]
 
@@ -148,6 +147,11 @@ class Bilinear(AbstractSAE[BilinearConfig]):
                 random_unit_rows(config.d_sae, config.bottleneck, generator).T.contiguous()
             )
         self.register_buffer("variance", torch.ones(()))
+
+    @property
+    @override
+    def encoder_products(self) -> int:
+        return 2
 
     @property
     @override

@@ -87,6 +87,12 @@ class MatchingPursuit(AbstractSAE[MatchingPursuitConfig]):
         """The decoder's transpose."""
         return self.W_dec.T
 
+    @property
+    @override
+    def encoder_products(self) -> int:
+        """One for each step; a Gram matrix can stand for all but the first."""
+        return self.config.k
+
     def pursue(
         self,
         x: Float[Tensor, "batch d_in"],

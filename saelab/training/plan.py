@@ -102,6 +102,21 @@ def state_bytes(weights: int, *, fused: bool = False, average: bool = False) -> 
     return weights * ((FUSED if fused else 4 * STATES) + 4 * average)
 
 
+def one_matrix(rule: FusedRule | None, width: int) -> int:
+    """How many of `width` = d_in + d_out numbers a latent has where kernels train it."""
+    return width // 2 if rule is not None and rule.has_one_matrix else width
+
+
+def pursuit_bytes(rule: FusedRule | None, batch: int, m: int, d_in: int, number: int) -> int:
+    """Bytes that a pursuit by kernels takes beside, with products of `number` bytes.
+
+    They are a gradient for each step of each row, and the atoms' cosines where they fit.
+    """
+    if rule is None or not rule.pursues:
+        return 0
+    return number * (batch * int(rule.k) * d_in + (m**2 if m <= GRAM_LATENTS else 0))
+
+
 def step_bytes(batch: int, d_sae: int, width: int, *, fused: bool = False) -> int:
     """Memory of a step: its `[batch, d_sae]` tensors, and rows of `width` numbers, d_in + d_out."""
     return batch * ((2 if fused else 4 * DENSE) * d_sae + 16 * width)
@@ -137,15 +152,10 @@ def _kept(config: TrainConfig, d_in: int, d_out: int, device: torch.device, shar
     m, rule = -(-config.sae.d_sae // shards), _rule(config, d_in, d_out, device)
     number, average = itemsize(config.precision), config.ema is not None
     own, width = config.sae.own_step_bytes(d_in, device), d_in + d_out
-    if rule is not None:
-        # Every SAE that kernels train keeps its pre-activations for itself.
-        own += number * config.batch_size * m
-        width = d_in if rule.has_one_matrix else width
-    if rule is not None and rule.pursues:
-        # A gradient for every step of every row, and the atoms' cosines where they fit.
-        own += number * config.batch_size * int(rule.k) * d_in
-        own += number * m**2 if m <= GRAM_LATENTS else 0
-    return own + state_bytes(width * m, fused=rule is not None, average=average)
+    # Every SAE that kernels train keeps its pre-activations for itself.
+    own += number * config.batch_size * m if rule is not None else 0
+    own += pursuit_bytes(rule, config.batch_size, m, d_in, number)
+    return own + state_bytes(one_matrix(rule, width) * m, fused=rule is not None, average=average)
 
 
 def _stepping(

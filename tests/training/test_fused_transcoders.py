@@ -24,6 +24,8 @@ from saelab.training.fused import FusedOptions, FusedStep
 from saelab.training.fused_graphs import TwoGraphs
 from saelab.training.loop import train
 from saelab.training.objectives import Local
+from saelab.training.run import Run
+from saelab.training.run_paths import AVERAGED
 from saelab.training.source import Source
 from saelab.training.state import TrainingState
 from saelab.training.steps import AutogradSteps
@@ -185,11 +187,25 @@ def test_targets_of_another_width_are_refused():
         step(torch.zeros(BATCH, NARROW, device=DEVICE), target=torch.zeros(BATCH, NARROW))
 
 
-def test_a_run_by_kernels_resumes_to_the_same_bits_and_equals_one_by_autograd(mlp_store, tmp_path):
+@pytest.mark.parametrize(
+    ("sae", "more"),
+    [
+        (
+            {"variant": "topk", "k": 2, "aux_k": 2},
+            {"target_site": "blocks.1.mlp.hook_post", "skip": True},
+        ),
+        pytest.param(
+            {"variant": "k-sparse", "k": 2, "k_start": 4}, {}, marks=pytest.mark.exhaustive
+        ),
+        ({"variant": "matching-pursuit", "k": 2, "aux_k": 2}, {}),
+    ],
+)
+def test_a_run_by_kernels_resumes_to_the_same_bits_and_equals_one_by_autograd(
+    sae, more, mlp_store, tmp_path
+):
     config = small_config(
-        mlp_store, sae={"variant": "topk", "d_sae": 12, "k": 2, "aux_k": 2}, batch_size=4,
-        site="blocks.1.ln2.hook_out", target_site="blocks.1.mlp.hook_post", skip=True, ema=0.5,
-        n_tokens=12, dead_after=4, clip_norm=0.1, log_every=1, step="fused",
+        mlp_store, sae={"d_sae": 12, **sae}, batch_size=4, site="blocks.1.ln2.hook_out", ema=0.5,
+        n_tokens=12, dead_after=4, clip_norm=0.1, log_every=1, step="fused", **more,
     )  # fmt: skip
     runs = [
         train(config.model_copy(update={"step": step}), out=tmp_path / step, device="cpu")
@@ -207,12 +223,15 @@ def test_a_run_by_kernels_resumes_to_the_same_bits_and_equals_one_by_autograd(ml
     while not second.finished:
         second.train_on(next(stream), objective)
     resumed = second.finish(source.calibration_rows()).state_dict()
-    ours, theirs = (run.load_sae().state_dict() for run in runs)
-    for name, value in theirs.items():
-        assert torch.equal(resumed[name], ours[name]), name
-        torch.testing.assert_close(
-            ours[name], value, atol=3e-5, rtol=1e-3, msg=lambda m, n=name: n + m
-        )
+    weights = [run.load_sae().state_dict() for run in runs]
+    for name, tensor in weights[0].items():
+        assert torch.equal(resumed[name], tensor), name
+    averages = [Run(run.path / AVERAGED).load_sae().state_dict() for run in runs]
+    for ours, theirs in (weights, averages):
+        for name, value in theirs.items():
+            torch.testing.assert_close(
+                ours[name], value, atol=3e-5, rtol=1e-3, msg=lambda m, n=name: n + m
+            )
     assert [run.provenance()["step"] for run in runs] == ["fused", "autograd"]
     ours, theirs = (run.metrics() for run in runs)
     for a, b in zip(ours, theirs, strict=True):
