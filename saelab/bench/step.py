@@ -206,8 +206,7 @@ def _let_die(way: Steps, share: float, silence: int) -> None:
             f"{share:.3g} of the latents cannot be dead in a step without AuxK, or by {way.name}: "
             "take the fused step of a variant with AuxK."
         )
-    if way.step.rules.sae.has_one_matrix:
-        raise UsageError("No latent of an SAE whose atoms encode can be dead here; drop --dead.")
+    assert not way.step.rules.sae.has_one_matrix, "Fainter rows would be fainter atoms."
     weights = way.step.weights
     m = len(weights.since_fired)
     n = max(1, round(share * m))

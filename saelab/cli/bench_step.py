@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from saelab.bench.machine import Rates, StepShape
     from saelab.bench.step import StepTimes
+    from saelab.sae.base import AbstractSAEConfig
     from saelab.training.config import TrainConfig
 
 ON_CUDA = ("768:32768:32:8192", "2304:65536:64:8192", "4096:131072:64:8192")
@@ -120,25 +121,34 @@ def shape_of(text: str, option: str = "--configs") -> "StepShape":
 def _check(args: StepArguments, shapes: "Sequence[StepShape]", device: "torch.device") -> None:
     """Refuse sizes that cannot be built, before anything is timed."""
     from saelab.bench.step import check_fits
-    from saelab.sae.aux_k import AuxKConfig
 
     if args.skip and not args.transcoder:
         raise UsageError("--skip is for transcoders; add --transcoder.")
-    kind = device.type
     for variant in args.variants:
         for shape in shapes:
             config = _config(args, variant, shape).sae
             config.check()
-            if not args.dead:
-                continue
-            if not isinstance(config, AuxKConfig) or not config.n_aux(shape.d_in):
-                raise UsageError(f"--dead is for variants with AuxK, and {variant} has none.")
-            # What the rule is does not depend on the width.
-            rule = config.build(8).fused_rule() if kind == "cuda" else f"it needs CUDA, not {kind}"
-            if isinstance(rule, str):
-                raise UsageError(f"--dead is for fused steps, and {variant} has none: {rule}.")
+            if args.dead:
+                _check_dead(variant, config, shape.d_in, device)
     for shape in shapes:
         check_fits(shape, device)
+
+
+def _check_dead(
+    variant: str, config: "AbstractSAEConfig", d_in: int, device: "torch.device"
+) -> None:
+    """Refuse a variant of which no latent can be made silent in a step with AuxK."""
+    from saelab.sae.aux_k import AuxKConfig
+
+    if not isinstance(config, AuxKConfig) or not config.n_aux(d_in):
+        raise UsageError(f"--dead is for variants with AuxK, and {variant} has none.")
+    # What the rule is does not depend on the width.
+    kind = device.type
+    rule = config.build(8).fused_rule() if kind == "cuda" else f"it needs CUDA, not {kind}"
+    if isinstance(rule, str):
+        raise UsageError(f"--dead is for fused steps, and {variant} has none: {rule}.")
+    if rule.has_one_matrix:
+        raise UsageError(f"--dead cannot silence latents of {variant}: its atoms encode.")
 
 
 def _config(args: StepArguments, variant: str, shape: "StepShape") -> "TrainConfig":

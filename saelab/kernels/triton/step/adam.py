@@ -131,11 +131,10 @@ def step_kernel(
         u = w
         if not TIED:
             u = tl.load(enc + to, mask=reads, other=0.0, eviction_policy="evict_first")
-        pairs, codes = (order, offsets), (values, gradient, error_rows)
-        pieces = (first, sums, scalars)
         extra = (slots, more_dec, more_enc, more_scalars, slope)
         to_dec, to_enc, to_bias, radial, fired = latent_gradients(
-            pairs, codes, (errors, inputs), pieces, extra, latent, column, inside, reads, factor,
+            (order, offsets), (values, gradient, error_rows), (errors, inputs),
+            (first, sums, scalars), extra, latent, column, inside, reads, factor,
             d, d_in, k, GROUPS, PAIRS, EXTRA, SQUARE, TIED,
         )  # fmt: skip
         through += to_bias * u
