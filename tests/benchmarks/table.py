@@ -19,6 +19,7 @@ COLUMNS = {
     "matryoshka": "Matryoshka",
     "hierarchical-topk": "Hierarchical",
     "jumprelu": "JumpReLU",
+    "k-sparse": "k-sparse",
     "gradient-topk": "gradient",
     "dense": "TopK in plain torch, compiled",
 }
