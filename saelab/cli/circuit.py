@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from saelab.cli.circuit_prompts import Asked, read_prompts, scores_tables
+from saelab.cli.circuit_prompts import Asked, caveats, read_prompts, scores_tables
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config, Heading, UsageError
@@ -157,6 +157,8 @@ def _several(args: CircuitArguments, file: Path) -> int:
     console = wide_console()
     for table in scores_tables([circuit for circuit, _ in found]):
         console.print(table)
+    for line in caveats([circuit for circuit, _ in found]):
+        console.print(line, markup=False, highlight=False)
     for _, path in found:
         print(path)
     return 0

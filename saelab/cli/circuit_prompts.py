@@ -14,8 +14,9 @@ from saelab.formats.regular import read_regular, utf8
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from saelab.analysis.circuits.ablation import Faithfulness
     from saelab.analysis.circuits.explain import Circuit
+    from saelab.analysis.circuits.live import GradientCircuit
+    from saelab.analysis.circuits.own import Thinned
 
 MOST_BYTES, MOST_PROMPTS = 2**24, 10_000
 
@@ -80,6 +81,12 @@ def scores_tables(circuits: "Sequence[Circuit]") -> tuple[Table, Table]:
     return graphs, live
 
 
+def caveats(circuits: "Sequence[Circuit]") -> list[str]:
+    """Of each circuit whose ratios in the live model mean nothing, the reason."""
+    found = [(circuit, circuit.faithfulness.caveat or circuit.caveat) for circuit in circuits]
+    return [f"{_asked(circuit)}: {why}" for circuit, why in found if why]
+
+
 def _table(title: str, columns: tuple[str, ...]) -> Table:
     table = Table(title=title, title_justify="left", box=None)
     for name in columns:
@@ -114,26 +121,29 @@ def _scores(circuit: "Circuit") -> list[float]:
 
 def _gradients(circuit: "Circuit") -> list[float | int | None] | None:
     other = circuit.by_gradients
-    return None if other is None else _judged(other.faithfulness, other.by_chance)
+    return None if other is None else _judged(circuit, other)
 
 
 def _thinned(circuit: "Circuit") -> list[float | int | None] | None:
     few = circuit.thinned
-    return None if few is None else _judged(few.faithfulness, few.by_chance)
+    return None if few is None else _judged(circuit, few)
 
 
-def _judged(found: "Faithfulness", draws: "Sequence[Faithfulness]") -> list[float | int | None]:
+def _judged(
+    circuit: "Circuit", found: "Circuit | GradientCircuit | Thinned"
+) -> list[float | int | None]:
     """The number of latents; faithfulness, completeness, and the first by chance."""
     from saelab.analysis.circuits.explain import chance_values
 
-    chance = chance_values(draws).get("by_chance", {}).get("faithfulness")
-    if found.whole == found.empty or not found.n_members:
-        return [found.n_members, None, None, None]
-    return [found.n_members, found.faithfulness, found.completeness, chance]
+    judged = found.faithfulness
+    if judged.caveat or circuit.caveat:
+        return [judged.n_members, None, None, None]
+    chance = chance_values(found.by_chance).get("by_chance", {}).get("faithfulness")
+    return [judged.n_members, judged.faithfulness, judged.completeness, chance]
 
 
 _KINDS: "dict[str, Callable[[Circuit], list[float | int | None] | None]]" = {
-    "the graph": lambda circuit: _judged(circuit.faithfulness, circuit.by_chance),
+    "the graph": lambda circuit: _judged(circuit, circuit),
     "it, thinned": _thinned,
     "gradients": _gradients,
 }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from saelab.analysis.circuits.ablation import Faithfulness
     from saelab.analysis.circuits.explain import Circuit
     from saelab.analysis.circuits.live import GradientCircuit
+    from saelab.analysis.circuits.own import Thinned
 
 N_PAIRS = 3
 
@@ -105,20 +106,20 @@ def summary(found: "Circuit", *, n_members: int, n_latents: int | None = None) -
         f"Of the leaves' influence: tokens {scores.replacement:.1%}, SAE errors "
         f"{scores.error_influence:.1%}, MLPs {scores.mlp_influence:.1%}; completeness score "
         f"{scores.completeness:.2f}.",
-        f"Live model, the graph's latents: {_judged(found.faithfulness, found.by_chance)}",
+        f"Live model, the graph's latents: {_judged(found, found)}",
     ]
     if n_latents is not None and n_latents > counts["latents"]:
         lines.append(f"  {n_latents} were asked for, and the graph has {counts['latents']}.")
-    lines += _curve(found.curve)
+    lines += _curve(found.curve, found.caveat)
     if (few := found.thinned) is not None:
-        judged = _judged(few.faithfulness, few.by_chance)
+        judged = _judged(found, few)
         lines.append(f"Live model, the graph's latents thinned, those by chance likewise: {judged}")
     if not found.faithfulness.n_members:
         lines.append("  Pruning left no latent: raise --node-threshold or --max-nodes.")
     if (other := found.by_gradients) is not None:
-        judged = _judged(other.faithfulness, other.by_chance)
+        judged = _judged(found, other)
         lines.append(f"Live model, the latents that support it most: {judged}")
-        lines += _gradients(other)
+        lines += _gradients(other, found.caveat)
     elif n_members:
         latent = "latent" in found.graph.facts
         why = "this is known for tokens only" if latent else "none does"
@@ -126,7 +127,7 @@ def summary(found: "Circuit", *, n_members: int, n_latents: int | None = None) -
     return "\n".join(lines)
 
 
-def _gradients(found: "GradientCircuit") -> list[str]:
+def _gradients(found: "GradientCircuit", caveat: str) -> list[str]:
     """How reliable the gradients are, and circuits of other sizes."""
     gap = max(found.gaps.values())
     lines = [f"  Integrated gradients sum to what the latents do, but for {gap:.1%} at most."]
@@ -134,35 +135,40 @@ def _gradients(found: "GradientCircuit") -> list[str]:
         lines.append(
             f"  What they give and the graph's attributions correlate by {found.agreement:.2f}."
         )
-    return lines + _curve(found.curve)
+    return lines + _curve(found.curve, caveat)
 
 
-def _curve(curve: "Sequence[Faithfulness]") -> list[str]:
-    return [
-        f"{judged.n_members:6d} of them: faithfulness {_ratio(judged, 'faithfulness')}, "
-        f"completeness {_ratio(judged, 'completeness')}"
-        for judged in curve
-    ]
+def _curve(curve: "Sequence[Faithfulness]", caveat: str) -> list[str]:
+    return [f"{judged.n_members:6d} of them: {_ratios(judged, caveat)}" for judged in curve]
 
 
-def _judged(found: "Faithfulness", draws: "Sequence[Faithfulness]") -> str:
+def _ratios(judged: "Faithfulness", caveat: str) -> str:
+    """Faithfulness and completeness, or the target's values where ratios mean nothing."""
+    if judged.caveat or caveat:
+        return f"{judged.circuit:.2f} alone, {judged.complement:.2f} without them"
+    return f"faithfulness {judged.faithfulness:.2f}, completeness {judged.completeness:.2f}"
+
+
+def _judged(circuit: "Circuit", found: "Circuit | GradientCircuit | Thinned") -> str:
+    """What some of a circuit's latents do, beside random ones, or why that is not known."""
     from saelab.analysis.circuits.explain import chance_values
 
-    if not found.n_members:
-        return found.caveat
+    judged, caveat = found.faithfulness, found.faithfulness.caveat or circuit.caveat
+    if not judged.n_members:
+        return caveat
     text = (
-        f"{found.n_members} kept give {found.circuit:.2f} of {found.whole:.2f} (without any latent "
-        f"{found.empty:.2f}), faithfulness {_ratio(found, 'faithfulness')}; without them "
-        f"{found.complement:.2f}, completeness {_ratio(found, 'completeness')}."
+        f"{judged.n_members} kept give {judged.circuit:.2f} of {judged.whole:.2f} (without any "
+        f"latent {judged.empty:.2f})"
     )
-    if chance := chance_values(draws).get("by_chance"):
+    if caveat:
+        return f"{text}; without them {judged.complement:.2f}. {caveat}"
+    text += (
+        f", faithfulness {judged.faithfulness:.2f}; without them {judged.complement:.2f}, "
+        f"completeness {judged.completeness:.2f}."
+    )
+    if chance := chance_values(found.by_chance).get("by_chance"):
         text += (
             f" As many by chance: {chance['faithfulness']:.2f} ± {chance['spread']:.2f}, "
             f"{chance['completeness']:.2f} ({chance['n_draws']} draws)."
         )
-    return f"{text} {found.caveat}".rstrip()
-
-
-def _ratio(found: "Faithfulness", name: str) -> str:
-    value = found.values()[name]
-    return "undefined" if value is None else f"{value:.2f}"
+    return text

@@ -26,8 +26,9 @@ MOST_BESIDE = {"cpu": 32, "cuda": 256}
 MOST_BYTES = {"cpu": 2**28, "cuda": 2**31}
 """Circuits in one pass of the model, and bytes of their logits and masks."""
 LITTLE = 0.05
-"""If all latents together change the metric by less than this share of it, the ratios mean
-little."""
+"""If all latents together change the metric by less than this share of it, ratios mean little."""
+BEYOND = 1.0
+"""Nor do they if random circuits leave the range between none and all by this many times it."""
 
 
 @dataclass(frozen=True)
@@ -91,23 +92,38 @@ class Faithfulness:
             return "Without all latents the model says the same, so there are no ratios."
         if abs(change) < LITTLE * max(abs(self.whole), abs(self.empty)):
             return (
-                f"All latents together change it by {change:+.3g} only, so the ratios mean little."
+                f"All latents together change the target by {change:+.3g} only, so no ratios are "
+                "given."
             )
         return ""
 
-    def values(self) -> dict[str, float | int | str | None]:
-        """Everything as plain values; ratios are None if they cannot be computed."""
-        defined = self.whole != self.empty and self.n_members > 0
+    def values(self, caveat: str = "") -> dict[str, float | int | str | None]:
+        """Everything as plain values; ratios are None beside a caveat, its own or this one."""
+        caveat = self.caveat or caveat
         return {
             "whole": self.whole,
             "circuit": self.circuit,
             "complement": self.complement,
             "empty": self.empty,
-            "faithfulness": self.faithfulness if defined else None,
-            "completeness": self.completeness if defined else None,
+            "faithfulness": None if caveat else self.faithfulness,
+            "completeness": None if caveat else self.completeness,
             "n_members": self.n_members,
-            "caveat": self.caveat,
+            "caveat": caveat,
         }
+
+
+def noise(draws: Sequence[Faithfulness]) -> str:
+    """Why random circuits show that ratios mean nothing, as a sentence; empty if they do not."""
+    if not draws or not (change := draws[0].whole - draws[0].empty):
+        return ""
+    beyond = sum(max(-d.faithfulness, d.faithfulness - 1, 0) for d in draws) / len(draws)
+    if beyond <= BEYOND:
+        return ""
+    return (
+        f"All latents together change the target by {change:+.3g} only, and random ones, as many "
+        f"as the graph's, leave that range by {beyond * abs(change):.3g} on average, so ratios "
+        "would be noise and none are given."
+    )
 
 
 @torch.no_grad()

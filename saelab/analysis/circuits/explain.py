@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from saelab.analysis.attention.loadings import HeadLoading, head_loadings
-from saelab.analysis.circuits.ablation import Faithfulness, faithfulness, members_at
+from saelab.analysis.circuits.ablation import Faithfulness, faithfulness, members_at, noise
 from saelab.analysis.circuits.asked import asked_target, check_number
 from saelab.analysis.circuits.edits import Members
 from saelab.analysis.circuits.frozen import Frozen, freeze
@@ -107,6 +107,11 @@ class Circuit:
     curve: tuple[Faithfulness, ...] = ()
     thinned: Thinned | None = None
 
+    @property
+    def caveat(self) -> str:
+        """Why no set of latents has meaningful ratios on this prompt; empty if chance says none."""
+        return noise(self.by_chance)
+
 
 def explain(
     lm: LanguageModel,
@@ -190,17 +195,20 @@ def _judgements(found: Circuit) -> dict[str, Any]:
     values: dict[str, Any] = {"scores": vars(found.scores)}
     values["attention"] = [loading.values() for loading in found.loadings]
     values["interventions"] = [vars(single) for single in found.interventions]
-    values["faithfulness"] = found.faithfulness.values() | chance_values(found.by_chance)
+    values["faithfulness"] = found.faithfulness.values(found.caveat) | chance_values(
+        found.by_chance
+    )
     if found.thinned is not None:
         few = found.thinned
-        values["thinned"] = few.faithfulness.values() | chance_values(few.by_chance)
+        values["thinned"] = few.faithfulness.values(found.caveat) | chance_values(few.by_chance)
     if found.curve:
-        values["graph_curve"] = [judged.values() for judged in found.curve]
+        values["graph_curve"] = [judged.values(found.caveat) for judged in found.curve]
     if (other := found.by_gradients) is not None:
-        values["by_gradients"] = other.faithfulness.values() | chance_values(other.by_chance)
+        values["by_gradients"] = other.faithfulness.values(found.caveat)
+        values["by_gradients"] |= chance_values(other.by_chance)
         values["by_gradients"] |= {"agreement": other.agreement, "gaps": dict(other.gaps)}
         if other.curve:
-            values["curve"] = [judged.values() for judged in other.curve]
+            values["curve"] = [judged.values(found.caveat) for judged in other.curve]
     return values
 
 

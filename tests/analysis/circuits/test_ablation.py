@@ -15,6 +15,7 @@ from saelab.analysis.circuits.ablation import (
     members_at,
     metric_with,
     metrics_with,
+    noise,
 )
 from saelab.analysis.circuits.edits import ablation_edits
 from saelab.analysis.circuits.live import live_metric
@@ -156,8 +157,21 @@ def test_ratios_that_say_nothing_or_little_say_so():
     assert "there are no ratios" in same.caveat
     assert same.values()["completeness"] is None
     for little in (replace(judged, empty=4.8), replace(judged, whole=-0.96, empty=-1.0)):
-        assert "together change it by" in little.caveat
-        assert little.values()["faithfulness"] == little.faithfulness
+        assert "together change the target by" in little.caveat
+        assert little.values()["faithfulness"] is None
+
+
+def test_random_circuits_beyond_none_and_all_make_ratios_noise():
+    judged = Faithfulness(whole=2.35, circuit=3.16, complement=0.86, empty=2.73, n_members=9)
+    assert judged.caveat == noise(()) == ""
+    # They leave 2.35 to 2.73 by 1.35, 0 and 2.27, on average 1.21.
+    draws = [replace(judged, circuit=value) for value in (1.0, 2.5, 5.0)]
+    assert "the target by -0.38 only" in noise(draws)
+    assert "leave that range by 1.21 on average" in noise(draws)
+    assert judged.values(noise(draws))["faithfulness"] is None
+    # Within the range, or beyond it by less than its width, they are a yardstick.
+    assert noise([replace(judged, circuit=value) for value in (2.4, 2.7, 3.0)]) == ""
+    assert noise([replace(judged, whole=2.73)]) == ""
 
 
 def test_latents_of_an_sae_that_is_not_there_are_refused(gpt64, saes, tokens):

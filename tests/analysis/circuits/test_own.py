@@ -12,7 +12,8 @@ from saelab.analysis.circuits.influence import node_influence
 from saelab.analysis.circuits.live import drawn, live_metric
 from saelab.analysis.circuits.own import graph_curve, graph_latents, thinned
 from saelab.analysis.circuits.targets import logit_target
-from saelab.cli.circuit_prompts import TINY, read_prompts, scores_tables
+from saelab.cli.circuit_prompts import TINY, caveats, read_prompts, scores_tables
+from saelab.cli.circuit_tables import summary
 from saelab.config import UsageError
 
 FEW = CircuitOptions(n_members=0, n_interventions=0, n_attention=0, max_nodes=100)
@@ -102,6 +103,21 @@ def test_several_circuits_have_a_line_each_and_their_mean(circuit):
         *[("the graph", "6")] * 3,
         ("it, thinned", "2"),
     ]
+
+
+def test_ratios_that_are_noise_are_a_sentence_instead(circuit):
+    judged = circuit.faithfulness
+    far = replace(judged, circuit=judged.whole + 3 * (judged.whole - judged.empty))
+    noisy = replace(circuit, by_chance=(far, far), curve=(judged,))
+    (line,) = caveats([circuit, noisy])
+    assert line.endswith("ratios would be noise and none are given.")
+    text = summary(noisy, n_members=0)
+    assert text.count("would be noise") == 2  # the graph's latents and the thinned ones
+    assert f"     6 of them: {judged.circuit:.2f} alone" in text
+    assert "faithfulness" not in text
+    assert "faithfulness" in summary(replace(circuit, curve=(judged,)), n_members=0)
+    _, live = scores_tables([noisy])
+    assert [str(cell) for cell in list(live.columns)[3].cells] == ["-", "-"]
 
 
 def test_prompts_are_read_line_by_line(tmp_path):
