@@ -253,5 +253,6 @@ def check_model(lm: LanguageModel, run: Run) -> None:
         if trained_on[field] != here:
             raise UsageError(
                 f"{run.path} was trained on {trained_on['name']} ({field} "
-                f"{trained_on[field][:12]}), not on {lm.info.name} ({here[:12]}); pass --model."
+                f"{trained_on[field][:12]}), not on {lm.info.name} ({here[:12]}); "
+                "pass --model with the first one's name or directory."
             )
