@@ -10,7 +10,7 @@ from apps.circuit_cases import NAME, POSITION, write_circuit
 from apps.driving import Open, address, drawn
 from feature_browser.data.catalogue import read_catalogue
 from feature_browser.live.jobs import GraphJob, JobQueue
-from feature_browser.pages.circuit import explain
+from feature_browser.pages.circuit import explain, layout
 from feature_browser.pages.circuit.address import CircuitAddress
 from feature_browser.pages.circuit.graphs import open_graph
 from feature_browser.pages.circuit.request import (
@@ -225,6 +225,7 @@ def test_a_running_job_shows_steps_rate_and_queue_and_is_cancelled(open_app, roo
     assert "Trace: 1 of 4 latents, 2 a second, about 2 s left" in page
     assert "1 other question asked" in page
     assert "<b>other" not in page
+    assert "No circuit yet" not in page
     app.button(key=f"cancel-{mine.name}").click().run()
     assert mine.state == "cancelled"
     assert "was cancelled" in drawn(app.run())
@@ -274,6 +275,15 @@ def test_blocks_and_tokens_restrict_what_is_shown_but_not_the_pinned(open_app, r
     assert "heads 6" not in page.split("</svg>")[0]
     assert "bias b_V 0" in page
     assert "heads 6" in drawn(open_app(root, **everything, positions=last, pins="heads 6 @3"))
+
+
+def test_too_many_nodes_for_names_are_said_unless_blocks_leave_room(open_app, root, monkeypatch):
+    monkeypatch.setattr(layout, "ROOMY", 4)
+    everything = {"view": "circuit", "run": "heads", "graph": NAME, "nodes": "100", "edges": "100"}
+    assert "too many for names" in drawn(open_app(root, **everything))
+    page = drawn(open_app(root, **everything, layers="1-1"))
+    assert "too many for names" not in page
+    assert ">pending female</text>" in page
 
 
 def test_nodes_have_names_until_one_takes_them_away(open_app: Open, root: Path):

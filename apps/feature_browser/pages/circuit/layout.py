@@ -46,7 +46,7 @@ def lay_out(found: OpenGraph, kept: Kept, *, named: bool = False) -> GraphLayout
     """A position for every kept node, with room for names if they are wanted and few enough."""
     numbers = kept.nodes.nonzero()[0].tolist()
     nodes = found.graph.nodes
-    style = "dense" if len(numbers) > ROOMY else "named" if named else "roomy"
+    style = "dense" if not has_room(len(numbers)) else "named" if named else "roomy"
     slot = SLOTS[style]
     rows = row_names(found, [nodes[n] for n in numbers])
     cells: dict[tuple[int, int], list[int]] = {}
@@ -75,10 +75,15 @@ def lay_out(found: OpenGraph, kept: Kept, *, named: bool = False) -> GraphLayout
     return GraphLayout(last + RIGHT, y + FOOT, places, heights, list(columns.values()), style)
 
 
+def has_room(n_nodes: int) -> bool:
+    """Whether so many nodes can be drawn with their names."""
+    return n_nodes <= ROOMY
+
+
 def share_with_names(found: OpenGraph, most: int, edges: int) -> int:
     """The largest percentage of the influence, `most` or less by tens, with room for names."""
     shares = range(most, 0, -10)
-    few = (n for n in shares if found.pruned(n, edges).nodes.sum() <= ROOMY)
+    few = (n for n in shares if has_room(int(found.pruned(n, edges).nodes.sum())))
     return next(few, min(most, 10))
 
 

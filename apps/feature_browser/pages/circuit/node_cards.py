@@ -9,7 +9,7 @@ from feature_browser.draw.numbers import UNKNOWN, activation, count, flow_text, 
 from feature_browser.draw.tables import Column, anchor, cell, part, table
 from feature_browser.draw.tokens import left_out_line
 from feature_browser.pages.circuit.graphs import OpenGraph, pins_text
-from feature_browser.pages.circuit.layout import share_with_names
+from feature_browser.pages.circuit.layout import has_room, share_with_names
 from feature_browser.pages.circuit.picture import hidden_text
 from feature_browser.pages.circuit.scene import GraphScene
 from saelab.analysis.circuits.nodes import Node
@@ -106,7 +106,8 @@ def _with_names(scene: GraphScene) -> Html:
     """A link to fewer nodes, where there are too many for names."""
     address = scene.address
     share = share_with_names(scene.found, int(address.nodes), int(address.edges))
-    if address.named == "no" or share == int(address.nodes):
+    named = has_room(int(scene.kept.nodes.sum()))
+    if address.named == "no" or named or share == int(address.nodes):
         return EMPTY
     return html(
         ' · too many for names: <a href="{h}">show {n} % of the influence</a>',

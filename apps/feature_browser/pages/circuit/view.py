@@ -48,7 +48,8 @@ def circuit_view(catalogue: Catalogue, card: RunCard, address: CircuitAddress) -
         go_to(address)
     if not address.graph or address.part or address.job:
         _start(catalogue, card, address)
-        content = graph_list(card, paths, beside, address) if paths or beside else nothing(card)
+        first = EMPTY if address.job else nothing(card)
+        content = graph_list(card, paths, beside, address) if paths or beside else first
         show(content, "circuits")
         return
     found = open_graph(card, address.graph)
