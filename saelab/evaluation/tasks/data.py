@@ -63,7 +63,8 @@ class LabelledTexts:
         if len(found) < 2:
             only = found[0][:40] if found else "none"
             raise UsageError(
-                f"{self.name} has one class only ({only!r} of {label!r}); a probe needs two."
+                f"{self.name} has one class only ({only!r} of {label!r}), and a probe needs two; add "
+                "texts of another, or name another field by --label-field."
             )
         if len(found) > MOST_CLASSES:
             raise UsageError(
@@ -113,7 +114,7 @@ def labelled(
         for label, value in zip(label_fields, found, strict=True):
             values[label].append(value)
     if not n:
-        raise UsageError(f"{name} has no labelled text.")
+        raise UsageError(f"{name} has no labelled text; each of its rows gives a text and a label.")
     repeated = n - len(seen)
     if repeated:
         note(f"{name}: {repeated} of {n} rows repeat an earlier text; they are left out.")
