@@ -63,8 +63,8 @@ class LabelledTexts:
         if len(found) < 2:
             only = found[0][:40] if found else "none"
             raise UsageError(
-                f"{self.name} has one class only ({only!r} of {label!r}), and a probe needs two; add "
-                "texts of another, or name another field by --label-field."
+                f"{self.name} has one class only ({only!r} of {label!r}), and a probe needs two; "
+                "add texts of another, or name another field by --label-field."
             )
         if len(found) > MOST_CLASSES:
             raise UsageError(
