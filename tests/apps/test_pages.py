@@ -340,3 +340,7 @@ def test_of_several_sites_no_steering_is_asked_for(open_app: Open, copy: Path):
     assert "saelab steer" not in drawn(open_app(copy / "two", view="runs"))
     page = drawn(open_app(copy, run="two", view="steering"))
     assert "two reads 2 sites, and steering changes the model at one" in page
+    # Latents that reconstruct both sites write before what they read: no circuit is offered.
+    page = drawn(open_app(copy, run="two", view="circuit"))
+    assert "No circuit of this run" in page
+    assert "saelab circuit" not in page

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from feature_browser.draw.markup import Html, escaped, html, running
+from feature_browser.draw.names import without_middle
 from feature_browser.draw.numbers import activation, count, percent, real, short_count, signed
 from feature_browser.draw.pictures import round_ticks
 from feature_browser.draw.tokens import visible
@@ -46,6 +47,13 @@ def test_html_added_to_text_is_escaped_when_it_is_used():
 )
 def test_numbers_read_as_in_print(written: str, expected: str):
     assert written == expected
+
+
+def test_a_long_name_keeps_what_tells_it_from_its_neighbours():
+    assert without_middle("clt/0", 19) == "clt/0"
+    short = [without_middle(f"circuit-tracer-clt/{layer}", 19) for layer in (3, 14)]
+    assert short == ["circuit-t…cer-clt/3", "circuit-t…er-clt/14"]
+    assert {len(text) for text in short} == {19}
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,10 @@ class RunCard:
         writes = self.config.get("target_site")
         ends = parts_of(self.site), parts_of(writes if isinstance(writes, str) else self.site)
         places = [place_of(*pair) for pair in zip(*ends, strict=False)]
-        return self.model != OWN_ARRAYS and len(ends[0]) == len(ends[1]) and all(places)
+        # Latents that reconstruct several sites at once write before and after what they read.
+        crossed = len(ends[0]) > 1 and not isinstance(writes, str)
+        matched = len(ends[0]) == len(ends[1]) and all(places)
+        return self.model != OWN_ARRAYS and matched and not crossed
 
     def check_decoder(self) -> None:
         """Refuse a run whose latents have no decoder rows; unknown variants pass.

@@ -14,6 +14,12 @@ def named(name: Name) -> Html:
     return html('<span class="name">{t}</span>{told}', t=name.text, told=told)
 
 
+def without_middle(text: str, longest: int) -> str:
+    """A name of at most `longest` characters; the layers of one set, or runs, differ at the end."""
+    kept = longest // 2
+    return text if len(text) <= longest else f"{text[: longest - kept - 1]}…{text[-kept:]}"
+
+
 def _told(name: Name) -> Html:
     """Saved as who tells it and, apart, how well it fits."""
     if name.score is None:

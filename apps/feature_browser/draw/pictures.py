@@ -115,7 +115,7 @@ def _value_ticks(low: float, high: float) -> Html:
 def logit_effects(record: LatentRecord) -> Html:
     """The tokens raised and lowered most, as two columns of bars on one scale."""
     if not record.raised:
-        return html('<p class="sub">This site has no direct path to the logits.</p>')
+        return html('<p class="sub">No single direct path leads from here to the logits.</p>')
     pairs = [*record.raised, *record.lowered]
     largest = max(abs(effect) for _, effect in pairs) or 1.0
     columns = joined(

@@ -61,6 +61,11 @@ class PromptReading:
     predicted: tuple[Prediction, ...]
     target: Prediction
 
+    @property
+    def has_effects(self) -> bool:
+        """Whether effects on a logit are known; of an SAE of several sites they are not."""
+        return not np.isnan(self.attribution).all()
+
 
 def read_prompt(live: "Host", text: str, target: str = "") -> PromptReading:
     """The run's latents on `text`, and their effects on `target`'s logit (default: the top one).

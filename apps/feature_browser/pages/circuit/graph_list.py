@@ -16,7 +16,13 @@ from saelab.console import visible
 
 
 def nothing(card: RunCard) -> Html:
-    """How to make the first circuit."""
+    """How to make the first circuit, or that there is none of such a run."""
+    if not card.in_circuits:
+        text = (
+            f"{card.name} is at {card.site}. Circuits take SAEs of one site, of the residual "
+            "stream or an attention, and transcoders of MLPs, of one layer or of several."
+        )
+        return alone(message("No circuit of this run", text))
     return alone(
         message(
             "No circuit yet",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from feature_browser.draw.markup import Html, html, joined
+from feature_browser.draw.names import without_middle
 from feature_browser.draw.numbers import MINUS, count
 from feature_browser.pages.circuit.address import CircuitAddress
 from feature_browser.pages.circuit.graphs import MOST_NODES, Kept, OpenGraph
@@ -178,7 +179,7 @@ def _frame(layout: GraphLayout) -> Html:
         html(
             '<text class="row" x="0" y="{y}"><title>{name}</title>{short}</text>'
             '<line class="grid" x1="{a}" x2="{b}" y1="{z}" y2="{z}"/>',
-            y=f"{y + 3.5:.1f}", z=f"{y:.1f}", name=name, short=_short(name, 19),
+            y=f"{y + 3.5:.1f}", z=f"{y:.1f}", name=name, short=without_middle(name, 19),
             a=118, b=f"{layout.width:.0f}",
         )
         for name, y in layout.rows

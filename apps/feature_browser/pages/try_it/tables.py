@@ -32,22 +32,31 @@ def latents_table(bench: Bench, reading: PromptReading, latents: Found, at: int 
         *(where if at is None else []),
         Column("Density", "share of the corpus on which it fires", numeric=True),
         _column(bench, "rarity", "Rarity", "value times -ln density", sort),
-        _column(
-            bench, "attribution", f"Effect on “{target}”",
-            "first-order effect on that logit behind the prompt, less the mean logit", sort,
-        ),
-    ]  # fmt: skip
+    ]
+    if reading.has_effects:
+        columns.append(
+            _column(
+                bench, "attribution", f"Effect on “{target}”",
+                "first-order effect on that logit behind the prompt, less the mean logit", sort,
+            )
+        )  # fmt: skip
     if not len(latents):
         return html('<p class="sub">No latent fires here.</p>')
     rows, pages = _page(bench.address, order(latents, sort))
     widest = float(np.nan_to_num(np.abs(latents.attribution)).max())
-    body = (_row(bench, reading, latents, int(row), (at, widest)) for row in rows)
+    about = at, widest if reading.has_effects else None
+    body = (_row(bench, reading, latents, int(row), about) for row in rows)
     return joined([table(columns, body, "Latents that fire"), pages])
 
 
 def _row(
-    bench: Bench, reading: PromptReading, latents: Found, row: int, about: tuple[int | None, float]
+    bench: Bench,
+    reading: PromptReading,
+    latents: Found,
+    row: int,
+    about: tuple[int | None, float | None],
 ) -> list[Html]:
+    """The cells of a latent; `about`: the token if one is picked, the widest effect if any."""
     at, widest = about
     latent, value = int(latents.latent[row]), float(latents.value[row])
     effect = float(latents.attribution[row])
@@ -63,7 +72,7 @@ def _row(
         *(where if at is None else []),
         cell(UNKNOWN if bench.density is None else percent(float(bench.density[latent]))),
         cell(real(float(latents.rarity[row]), 1)),
-        _effect(effect, widest),
+        *([] if widest is None else [_effect(effect, widest)]),
     ]
 
 

@@ -236,8 +236,9 @@ def _next(bench: Bench, reading: PromptReading) -> Html:
         for one in shown
     )  # fmt: skip
     return html(
-        '<div class="following"><span class="sub">What comes next; effects are on the pressed '
-        "one's logit</span>{chips}{why}</div>",
+        '<div class="following"><span class="sub">What comes next{effects}</span>{chips}{why}'
+        "</div>",
+        effects="; effects are on the pressed one's logit" if reading.has_effects else "",
         chips=chips,
         why=anchor(why, "why? explain it") if bench.card.in_circuits else EMPTY,
     )
