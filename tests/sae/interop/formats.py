@@ -23,8 +23,10 @@ LOADERS = "SAELens 6.54.12's loader"
 FORMATS = [
     Format("SAELens", "`cfg.json`, `sae_weights.safetensors`", "SAELens", "sae-lens",
            "SAELens 6.54.12 (read and written)"),
-    Format("Gemma Scope", "`params.npz`", "Gemma Scope", "", LOADERS),
-    Format("Gemma Scope 2", "`params.safetensors`, `config.json`", "Gemma Scope", "", LOADERS),
+    Format("Gemma Scope", "`params.npz`", "Gemma Scope", "",
+           f"{LOADERS}, circuit-tracer 0.5.0 (transcoders)"),
+    Format("Gemma Scope 2", "`params.safetensors`, `config.json`", "Gemma Scope", "",
+           f"{LOADERS}, circuit-tracer 0.5.0 (affine transcoders)"),
     Format("Qwen-Scope", "`layer3.sae.pt`", "Qwen-Scope", "", LOADERS),
     Format("Llama Scope", "`hyperparams.json`, `checkpoints/final.safetensors`", "Llama Scope", "",
            f"{LOADERS} (SAEs; transcoders: OpenMOSS's formulas)"),
@@ -44,7 +46,8 @@ FORMATS = [
 ]  # fmt: skip
 LAYERED = [
     Format("Gemma Scope 2, CLTs and crosscoders", "`params_layer_0.safetensors`, ...",
-           "Gemma Scope 2", "", "its formulas, in float64"),
+           "Gemma Scope 2", "",
+           "circuit-tracer 0.5.0 (CLTs); their formulas, in float64"),
 ]  # fmt: skip
 """Layouts of SAEs of several layers, which have readers of their own."""
 
