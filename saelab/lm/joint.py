@@ -4,7 +4,7 @@ The sites are one model's, or the same hooks of several models, which then read 
 joint site can be read, not replaced: what is read at a later site depends on an earlier one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saelab.config import UsageError
 from saelab.lm.protocol import Edit, LanguageModel, ModelInfo, ModelOutput, Tokenizer
-from saelab.sites import parts_of
+from saelab.sites import Site, parts_of
 
 Activations = dict[str, Float[Tensor, "batch pos _"]]
 
@@ -102,20 +102,41 @@ class JointModel:
     def logit_effects(
         self, hook: str, directions: Float[Tensor, "n d_in"]
     ) -> Float[Tensor, "n d_vocab"] | None:
-        """See `LanguageModel.logit_effects`; None at the joint site."""
-        return None if hook == self.site else self.lm.logit_effects(hook, directions)
+        """See `LanguageModel.logit_effects`; at the joint site the sum over its sites, if any."""
+        return self._summed(self.lm.logit_effects, hook, directions)
 
     def residual_writes(
         self, hook: str, directions: Float[Tensor, "n d_in"]
     ) -> Float[Tensor, "n d_model"] | None:
-        """See `LanguageModel.residual_writes`; None at the joint site."""
-        return None if hook == self.site else self.lm.residual_writes(hook, directions)
+        """See `LanguageModel.residual_writes`; at the joint site the sum over its sites, if any."""
+        return self._summed(self.lm.residual_writes, hook, directions)
 
     def why_no_logits(self, hook: str) -> str | None:
-        """See `LanguageModel.why_no_logits`."""
-        if hook == self.site:
+        """See `LanguageModel.why_no_logits`; attentions and MLPs add up, the stream does not.
+
+        What is added to the stream at one layer is in the stream at the next already.
+        """
+        if hook != self.site:
+            return self.lm.why_no_logits(hook)
+        if self.others or any(Site.of(part).output is None for part in self._hooks):
             return f"{hook} is {len(self._factors)} sites, and each has a path of its own."
-        return self.lm.why_no_logits(hook)
+        return next(filter(None, map(self.lm.why_no_logits, self._hooks)), None)
+
+    def _summed(
+        self,
+        effects: Callable[[str, Tensor], Tensor | None],
+        hook: str,
+        directions: Float[Tensor, "n d_in"],
+    ) -> Tensor | None:
+        if hook != self.site:
+            return effects(hook, directions)
+        if self.why_no_logits(hook) is not None:
+            return None
+        parts = directions.split([self.lm.width(part) for part in self._hooks], dim=-1)
+        scaled = zip(self._hooks, parts, self._factors, strict=True)
+        found = [effects(part, rows / factor) for part, rows, factor in scaled]
+        known = [one for one in found if one is not None]
+        return torch.stack(known).sum(dim=0) if len(known) == len(found) else None
 
     def _plain(self, hooks: Sequence[str]) -> list[str]:
         """The hooks of the first model that are read for these."""
