@@ -202,8 +202,11 @@ def _tell(explaining: "Explaining", n_left: int = 0, why: str = "") -> int:
     """Print what there is now; 1 if some latents still lack an explanation."""
     texts = explaining.texts
     cost = f", {texts.requests} requests, {texts.tokens} tokens" if texts.requests else ""
-    print(f"{len(texts.by_latent)} latents explained by {texts.model}{cost}")
+    if texts.by_latent or not n_left:
+        print(f"{len(texts.by_latent)} latents explained by {texts.model}{cost}")
     if n_left:
-        print(f"{n_left} have no answer yet; the same command continues. {why}".rstrip())
-    print(texts.path)
+        left = f"{n_left} latents have no answer yet, and the same command continues"
+        print(f"{left}: {why}" if why else f"{left}.")
+    if texts.by_latent:
+        print(texts.path)
     return 1 if n_left else 0

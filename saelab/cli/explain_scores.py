@@ -135,5 +135,6 @@ def shown_judge(judge: str) -> str:
 
 def continued(n_left: int, why: str) -> int:
     """Say that some questions have no answer, and why; 1."""
-    print(f"{n_left} questions have no answer yet; the same command continues. {why}".rstrip())
+    left = f"{n_left} questions have no answer yet, and the same command continues"
+    print(f"{left}: {why}" if why else f"{left}.")
     return 1

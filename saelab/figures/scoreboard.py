@@ -49,6 +49,10 @@ def tradeoff_figure(found: "Tradeoff", palette: Palette = NEUTRAL) -> go.Figure:
     figure.update_xaxes(title="L0: latents active per token", type="log")
     better = "less" if found.less else "more"
     figure.update_yaxes(title=f"{escape(in_words(found.name))} ({better} is better)")
+    heights = {height for _, one in found.points.values() for height in _ends(one)}
+    if len(heights) == 1 and (height := heights.pop()):
+        # Around a single value plotly draws one unit on either side, whatever its size.
+        figure.update_yaxes(range=sorted((0.0, 2 * height)))
     figure.update_layout(legend={"orientation": "h", "y": 1.12, "x": 0})
     return dressed(figure, palette, height=380, top=36)
 
@@ -58,8 +62,7 @@ NAMED = 12
 
 
 def _whiskers(estimates: "list[FigureEstimate]", palette: Palette) -> dict[str, object]:
-    ends = [(e.value if e.low is None else e.low, e.value if e.high is None else e.high)
-            for e in estimates]  # fmt: skip
+    ends = [_ends(one) for one in estimates]
     return {
         "type": "data",
         "symmetric": False,
@@ -68,3 +71,9 @@ def _whiskers(estimates: "list[FigureEstimate]", palette: Palette) -> dict[str, 
         "color": palette.mute,
         "thickness": 1,
     }
+
+
+def _ends(one: "FigureEstimate") -> tuple[float, float]:
+    """Its interval's, or the value twice."""
+    low, high = (one.value if end is None else end for end in (one.low, one.high))
+    return low, high

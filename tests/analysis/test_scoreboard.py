@@ -103,6 +103,12 @@ def test_the_front_is_what_no_other_run_beats(less):
     assert len(figure(found).to_dict()["data"][0]["x"]) == len(best)
 
 
+@pytest.mark.parametrize(("value", "shown"), [(0.05, (0.0, 0.1)), (-2.0, (-4.0, 0.0)), (0.0, None)])
+def test_a_single_run_fills_the_picture(value, shown):
+    found = Tradeoff("x", {"a": (FigureEstimate(16.0), FigureEstimate(value))}, less=True)
+    assert found.figure().layout.yaxis.range == shown
+
+
 def test_names_say_which_end_is_better():
     less = {
         "task_letters.absorbed in part",

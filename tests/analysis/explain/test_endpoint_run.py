@@ -157,7 +157,9 @@ def test_a_wrong_key_or_model_ends_it_with_one_sentence_and_nothing_lost(
 def test_a_server_that_is_not_there_is_one_sentence(wide, capsys):
     there = ["--base-url", "http://127.0.0.1:9/v1", "--backoff", "0"]
     assert main(["explain", str(wide.path), "--llm", "m", "--first", "30", *there]) == 1
-    assert "failed in a row; the last one: ConnectError" in capsys.readouterr().out
+    (told,) = capsys.readouterr().out.splitlines()
+    assert "latents have no answer yet, and the same command continues: " in told
+    assert "failed in a row; the last one: ConnectError" in told
     assert not list((wide.path / "explanations").rglob("*.json*"))
     few = ["--first", "2", "--attempts", "1"]
     assert main(["explain", str(wide.path), "--llm", "m", *few, *there]) == 1
