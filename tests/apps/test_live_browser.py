@@ -67,12 +67,33 @@ def test_a_prompt_is_typed_a_token_picked_and_a_latent_lit(page: Page, url: str)
 
 
 def test_an_experiment_is_steered_saved_and_opened_again(page: Page, url: str):
+    asked = [0]
+
+    def count(_: object) -> None:
+        asked[0] += 1
+
+    page.on("websocket", lambda socket: socket.on("framesent", count))
     page.goto(f"{url}/?run=topk&view=steering&part=live&latent=3")
     page.get_by_label("Prompt").fill("the big cat")
     page.get_by_label("Tokens", exact=True).fill("4")
     page.get_by_role("button", name="Steer", exact=True).click()
-    expect(page.locator(".strip")).to_have_count(2)
+    expect(page.locator(".strip:visible")).to_have_count(3)
     expect(page.locator("h1.headline")).to_contain_text("to latent 3")
+    # The slider has its answers with it: it sends the server nothing.
+    slider = page.get_by_label("Strength").and_(page.locator("[data-dial]"))
+    expect(slider).to_have_attribute("aria-valuetext", "add 1 \u00d7 its maximum to latent 3")
+    before = asked[0]
+    assert before
+    slider.press("ArrowRight")
+    expect(page.locator("[data-notch]:visible b")).to_have_text(
+        "add 1.25 \u00d7 its maximum to latent 3"
+    )
+    expect(page.locator(".strip:visible")).to_have_count(3)
+    slider.press("End")
+    assert asked[0] == before
+    page.get_by_role("button", name="take it").click()
+    expect(page.locator("h1.headline")).to_have_text("Add 4 \u00d7 its maximum to latent 3")
+    expect(slider).to_have_attribute("aria-valuetext", "add 4 \u00d7 its maximum to latent 3")
     page.get_by_label("Save this experiment as").fill("a cat")
     # Leaving the field tells Streamlit what was typed.
     page.keyboard.press("Tab")
@@ -80,7 +101,7 @@ def test_an_experiment_is_steered_saved_and_opened_again(page: Page, url: str):
     expect(page.get_by_text("The same text as when “a cat” was saved.")).to_be_visible()
     page.goto(f"{url}/?run=topk&view=steering&part=live")
     page.get_by_role("link", name="a cat").click()
-    expect(page.locator(".strip")).to_have_count(2)
+    expect(page.locator(".strip:visible")).to_have_count(3)
     expect(page.get_by_label("Latents")).to_have_value("3")
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280
 

@@ -9,9 +9,12 @@ from apps.driving import Open, address, drawn
 from feature_browser.data.catalogue import read_card
 from feature_browser.live.model import live_run
 from feature_browser.pages.steering.experiment import (
+    DIAL,
     DOSES,
     Experiment,
+    dialled,
     experiment_of,
+    run_dialled,
     run_doses,
     run_experiment,
 )
@@ -94,6 +97,31 @@ def test_doses_are_multiples_of_the_strength_and_start_at_the_plain_model(
 def test_an_ablation_and_a_strength_of_zero_have_no_dose(live: Host):
     for changes in ({"op": "ablate"}, {"strength": 0.0}):
         assert run_doses(live, EXPERIMENT.model_copy(update=changes)) is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"strength": -2.0}, {"op": "scale", "strength": 3.0, "temperature": 0.8, "seed": 5}]
+)
+def test_each_place_of_the_slider_says_what_an_experiment_of_that_strength_says(
+    live: Host, live_runs: Path, changes: dict[str, object]
+):
+    given = EXPERIMENT.model_copy(update={"latents": (fired(live_runs),)} | changes)
+    experiments = dialled(given)
+    assert given in experiments
+    found = [text.text for text in run_dialled(live, given)]
+    alone = [run_experiment(live, experiment) for experiment in experiments]
+    assert found == [one.steered[0].text for one in alone]
+    # One place is the plain model's.
+    neutral = 1.0 if given.op == "scale" else 0.0
+    (plain,) = (i for i, one in enumerate(experiments) if one.strength == neutral)
+    assert found[plain] == alone[plain].plain[0].text
+
+
+def test_the_slider_stays_within_what_an_experiment_allows():
+    assert dialled(EXPERIMENT.model_copy(update={"op": "ablate"})) == []
+    assert dialled(EXPERIMENT.model_copy(update={"op": "scale", "strength": 1.0})) == []
+    for one in dialled(EXPERIMENT.model_copy(update={"strength": 1e6})):
+        assert experiment_of(one.text) == one
 
 
 @pytest.mark.parametrize(
@@ -181,7 +209,9 @@ def test_what_is_submitted_becomes_the_address_and_both_texts_are_shown(
     page = drawn(app)
     assert f"Add 3 \u00d7 its maximum to latent {latent}" in page
     assert "Baseline" in page
-    assert page.count('class="tok on neg"') == 2 * 4
+    # Plain, steered, and thirteen places of the slider, of which the experiment's own is shown.
+    assert page.count('class="tok on neg"') == (2 + len(DIAL)) * 4
+    assert page.count("data-notch") - page.count(" hidden><p") == 1
     assert "1 of 1 positions" in page
     assert "Error kept" in page
     assert len(app.get("plotly_chart")) == 1

@@ -26,6 +26,7 @@ export default function (component) {
   listLatents(canvas, on)
   commandBar(canvas, on)
   exportTables(canvas, on)
+  turnDial(canvas, on)
   return () => {
     stop.abort()
     clearTimeout(canvas.telling)

@@ -127,15 +127,41 @@ def steer(
     return Comparison(prompt, change, effect, unsteered, steered)
 
 
+@torch.no_grad()
+def steer_at(
+    host: Host,
+    change: Intervention,
+    prompt: str,
+    strengths: Sequence[float | int],
+    sampling: Sampling | None = None,
+) -> list[Continuation]:
+    """What `steer` says at each of `strengths`, its first sample, all in one batch.
+
+    Raises:
+        UsageError, RuntimeError: as `steer` does.
+    """
+    sampling = sampling or Sampling()
+    tokens = encode_prompt(host.lm, prompt).expand(len(strengths), -1)
+    changes = [change.with_amount(strength) for strength in strengths]
+    mask = position_mask(host.lm, tokens, change.positions, tokens.shape[1], host.domain)
+    verify(host, tokens, changes, mask)
+    return continued(host, tokens, changes, sampling, [0] * len(strengths))
+
+
 def continued(
     host: Host,
     tokens: Int[Tensor, "batch pos"],
     changes: Sequence[Intervention],
     sampling: Sampling,
+    samples: Sequence[int] | None = None,
 ) -> list[Continuation]:
-    """The continuation of each prompt under the changes; the plain model's without any."""
+    """The continuation of each prompt under the changes (one for all, or one each).
+
+    Without any, they are the plain model's. Rows of one number in `samples` share random numbers.
+    """
     edits = edits_for(host, changes, tokens.shape[1])
-    return _with_evidence(host.lm, tokens, generate(host.lm, tokens, sampling, edits), edits)
+    new = generate(host.lm, tokens, sampling, edits, samples)
+    return _with_evidence(host.lm, tokens, new, edits)
 
 
 def _with_evidence(

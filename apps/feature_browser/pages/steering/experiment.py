@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from saelab.analysis.steering.conversation import Exchange
     from saelab.analysis.steering.dose import DoseResponse
-    from saelab.analysis.steering.generate import Comparison, Sampling
+    from saelab.analysis.steering.generate import Comparison, Continuation, Sampling
     from saelab.analysis.steering.interventions import Intervention
     from saelab.host.host import Host
 
@@ -39,6 +39,9 @@ ERRORS = {"keep": "error kept", "drop": "error dropped"}
 DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Strengths of the dose curve, as multiples of the experiment's own."""
 DOSE_TOKENS, DOSE_SAMPLES = 12, 2
+DIAL = (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
+"""Notches of the slider, in the distance from the unchanged model to the experiment."""
+MOST_STRENGTH = 1e6
 MOST_TURNS = 40
 
 
@@ -53,7 +56,7 @@ class Experiment(Config):
     """The latents to change, all together."""
     op: Literal["add", "scale", "clamp", "ablate"] = "add"
     """add: a + strength; scale: a * strength; clamp: strength; ablate: zero."""
-    strength: float = Field(default=1.0, ge=-1e6, le=1e6, allow_inf_nan=False)
+    strength: float = Field(default=1.0, ge=-MOST_STRENGTH, le=MOST_STRENGTH, allow_inf_nan=False)
     """The strength in `unit`; for `scale`, the factor."""
     unit: Literal["latent_max", "a_max", "absolute"] = "latent_max"
     """latent_max: each latent's largest activation in features.h5; a_max: the largest of any latent
@@ -112,6 +115,37 @@ def run_experiment(live: "Host", experiment: Experiment) -> "Comparison":
         _check_length(live, experiment, experiment.n_tokens)
         prompt = prompted(live, experiment.prompt, chat=experiment.chat)
         return steer(_with_maxima(live), _change(experiment), prompt, _sampling(experiment))
+
+
+def dialled(experiment: Experiment) -> "list[Experiment]":
+    """The experiment at every strength of the slider, its own too; none if it has none to vary."""
+    # The factor that multiplies a latent changes nothing at 1.
+    unchanged = 1.0 if experiment.op == "scale" else 0.0
+    away = experiment.strength - unchanged
+    if experiment.op == "ablate" or not away:
+        return []
+    others = {float(f"{unchanged + part * away:.6g}") for part in DIAL if part != 1}
+    strengths = sorted({experiment.strength, *others}, reverse=away < 0)
+    return [
+        experiment.model_copy(update={"strength": strength})
+        for strength in strengths
+        if abs(strength) <= MOST_STRENGTH
+    ]
+
+
+def run_dialled(live: "Host", experiment: Experiment) -> "list[Continuation]":
+    """What is said at each strength of `dialled`, with the experiment's own random numbers.
+
+    Raises:
+        UsageError, RuntimeError: as `run_experiment` does.
+    """
+    from saelab.analysis.steering.generate import steer_at
+
+    strengths = [one.strength for one in dialled(experiment)]
+    with lock_of(live.lm):
+        prompt = prompted(live, experiment.prompt, chat=experiment.chat)
+        host, change = _with_maxima(live), _change(experiment)
+        return steer_at(host, change, prompt, strengths, _sampling(experiment))
 
 
 def run_reply(live: "Host", experiment: Experiment, earlier: "Sequence[Exchange]") -> "Exchange":

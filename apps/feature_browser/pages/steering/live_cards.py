@@ -68,14 +68,19 @@ def texts(comparison: "Comparison", kept: Html = EMPTY) -> Html:
     hint = "darker: less likely to the model unsteered"
     both = joined(
         [
-            boxed("Baseline", joined([_text(comparison, plain), _figures(plain)]), hint=hint),
-            boxed("Steered", joined([_text(comparison, steered), _figures(steered), kept])),
+            boxed("Baseline", said(comparison.prompt, plain), hint=hint),
+            boxed("Steered", joined([said(comparison.prompt, steered), kept])),
         ]
     )
     return joined([html('<div class="two even">{b}</div>', b=both), _by_token(plain, steered)])
 
 
-def _text(comparison: "Comparison", continuation: "Continuation") -> Html:
+def said(prompt: str, continuation: "Continuation") -> Html:
+    """A continuation behind its prompt, with its figures."""
+    return joined([_text(prompt, continuation), _figures(continuation)])
+
+
+def _text(prompt: str, continuation: "Continuation") -> Html:
     gap = escaped(continuation.gap)
     tokens = joined(
         html("{token}{gap}", token=_token(token, piece), gap=gap)
@@ -83,7 +88,7 @@ def _text(comparison: "Comparison", continuation: "Continuation") -> Html:
     )
     return html(
         '<p class="text strip" dir="auto"><span class="beyond">{prompt}</span>{gap}{tokens}</p>',
-        prompt=running(visible(comparison.prompt)),
+        prompt=running(visible(prompt)),
         gap=gap, tokens=tokens,
     )  # fmt: skip
 
@@ -146,7 +151,7 @@ def doses(dose: "DoseResponse", experiment: Experiment) -> Html:
     """The continuation at each strength."""
     unit = "as a factor" if experiment.op == "scale" else f"in units {UNITS[experiment.unit]}"
     target = visible(dose.target).strip()
-    said = [
+    rows = [
         [cell(real(s)), cell(real(p)), cell(_large(x)), html("<code>{t}</code>", t=visible(t))]
         for s, p, x, t in zip(
             dose.strengths, dose.target_log_prob, dose.perplexity, dose.said, strict=True
@@ -158,7 +163,7 @@ def doses(dose: "DoseResponse", experiment: Experiment) -> Html:
         Column("Perplexity", "of samples at temperature 0.7, unsteered model", numeric=True),
         Column("Says"),
     ]
-    return boxed("What is said at each strength", table(columns, said, "Doses"))
+    return boxed("What is said at each strength", table(columns, rows, "Doses"))
 
 
 def _large(value: float) -> str:

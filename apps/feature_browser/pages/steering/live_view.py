@@ -14,9 +14,12 @@ from feature_browser.draw.tables import Column, anchor, cell, table
 from feature_browser.live.chat import noted
 from feature_browser.live.model import live_run
 from feature_browser.pages.steering.address import SteeringAddress
+from feature_browser.pages.steering.dial import dial
 from feature_browser.pages.steering.experiment import (
     Experiment,
+    dialled,
     experiment_of,
+    run_dialled,
     run_doses,
     run_experiment,
 )
@@ -31,7 +34,7 @@ from saelab.figures.steering import dose_figure
 
 if TYPE_CHECKING:
     from saelab.analysis.steering.dose import DoseResponse
-    from saelab.analysis.steering.generate import Comparison
+    from saelab.analysis.steering.generate import Comparison, Continuation
     from saelab.host.host import Host
 
 NAME, PROBLEM = "experiment-name", "experiment-problem"
@@ -60,6 +63,8 @@ def live_steering_view(card: RunCard, address: SteeringAddress) -> None:
         show(_page([problem, _shelf(card, address)]), "steering")
         return
     show(_page([*_results(card, address, experiment, comparison), talked]), "steering")
+    # Filled last: what is known already does not wait for the other strengths.
+    at_other_strengths = st.container()
     if experiment.chat:
         say_box(experiment)
     _save_box(card, experiment, comparison)
@@ -69,6 +74,8 @@ def live_steering_view(card: RunCard, address: SteeringAddress) -> None:
     if experiment.dose and dose is None:
         after.append(html('<p class="sub">{t}</p>', t=_NO_DOSE))
     show(_page([*after, _shelf(card, address)]), "steering-more")
+    with at_other_strengths:
+        show(_page([_dial(card, experiment, comparison)]), "dial")
 
 
 def parts(address: SteeringAddress) -> Html:
@@ -115,6 +122,27 @@ def _dosed(_live: "Host", path: str, stamps: tuple[int, int], text: str) -> "Dos
     del path, stamps  # part of the cache's key only
     try:
         return run_doses(_live, experiment_of(text))
+    except RuntimeError as error:
+        raise _failed(error) from error
+
+
+def _dial(card: RunCard, experiment: Experiment, comparison: "Comparison") -> Html:
+    experiments = dialled(experiment)
+    if not experiments:
+        return EMPTY
+    stamps = (stamp(card.weights_path), stamp(card.evidence_path))
+    try:
+        found = _dialled(live_run(card), str(card.path), stamps, experiment.text)
+    except UsageError as error:
+        return html('<p class="notice">At other strengths: {e}</p>', e=error)
+    return dial(comparison.prompt, experiments, found, experiments.index(experiment))
+
+
+@st.cache_resource(max_entries=64, show_spinner="Steering at other strengths …")
+def _dialled(_live: "Host", path: str, stamps: tuple[int, int], text: str) -> "list[Continuation]":
+    del path, stamps  # part of the cache's key only
+    try:
+        return run_dialled(_live, experiment_of(text))
     except RuntimeError as error:
         raise _failed(error) from error
 
