@@ -2,14 +2,23 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from conftest import small_config
 from feature_browser.data.catalogue import read_card
-from feature_browser.data.reading import decoder
+from feature_browser.data.reading import decoder, stamp
+from feature_browser.pages.compare import job
 from feature_browser.pages.compare.correspondence import ALIKE, correspond
-from feature_browser.pages.compare.start import beginning, initial_decoder, same_start, seeds
+from feature_browser.pages.compare.job import Progress
+from feature_browser.pages.compare.start import (
+    Start,
+    beginning,
+    initial_decoder,
+    same_start,
+    seeds,
+)
 
 from saelab.training.loop import train
 
@@ -60,7 +69,7 @@ def test_matches_of_one_seed_are_mostly_the_rows_that_began_alike(root):
     one, two = card(root, "one"), card(root, "two")
     found = matched(one, two)
     start = same_start(one, two, found)
-    assert start is not None
+    assert isinstance(start, Start)
     assert (start.seed, start.untrained) == (0, 32)
     # Second method: equal initial decoders have equal rows at equal numbers.
     near = found.this.nearest
@@ -74,6 +83,35 @@ def test_matches_of_one_seed_are_mostly_the_rows_that_began_alike(root):
     text = beginning(found, start, one, two)
     assert "Both runs began at the same weights (seed 0)" in text
     assert "are the very rows that began alike" in text
+
+
+def test_larger_initial_decoders_are_matched_beside_the_page(root, monkeypatch):
+    one, two = card(root, "one"), card(root, "two")
+    found = matched(one, two)
+    at_once = same_start(one, two, found)
+    monkeypatch.setattr(job, "INITIAL_AT_ONCE", 100)
+    monkeypatch.setattr(job, "_jobs", {})
+    with monkeypatch.context() as held:
+        held.setattr(job.threading.Thread, "start", lambda self: None)
+        waiting = same_start(one, two, found)
+    assert isinstance(waiting, Progress)
+    assert "are being drawn and matched" in beginning(found, waiting, one, two)
+    monkeypatch.setattr(job, "_jobs", {})
+    same_start(one, two, found)
+    for begun in job._jobs.values():
+        begun.thread.join()
+    start = same_start(one, two, found)
+    assert isinstance(at_once, Start)
+    assert isinstance(start, Start)
+    assert start.untrained == at_once.untrained
+    assert start.same.tolist() == at_once.same.tolist()
+    # What was kept is not taken for the comparison of the trained decoders.
+    (path,) = (one.path / job.DIRECTORY).glob("*.h5")
+    sides = [
+        job.WeightsFile(run.weights_path, stamp(run.path / "config.json"), partial(decoder, run))
+        for run in (one, two)
+    ]
+    assert job._kept_at(*sides) != path
 
 
 def test_other_seeds_share_no_beginning(root):

@@ -18,19 +18,26 @@ from saelab.formats.hdf5_file import Hdf5Arrays, read_hdf5, write_hdf5
 
 COSINES_AT_ONCE = 2**26
 """Up to this number of cosines, a fifth of a second's work, the page waits."""
+INITIAL_AT_ONCE = 2**24
+"""The same for initial decoders: they are drawn first, and come on top."""
 DIRECTORY = "comparisons"
 FORMAT = "saelab-comparison/2"
-KEPT = 8
+KEPT = 16
 SECONDS_BETWEEN_KEEPS = 10.0
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """One side: a weights file at some time, and how to read its decoder."""
+    """One side: a weights file at some time, and how to read its decoder.
+
+    Attributes:
+        initial: whether the decoder is that of the file before training, drawn anew.
+    """
 
     path: Path
     stamp: int
     read: Callable[[], DecoderRows] = field(compare=False)
+    initial: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ def _started(first: WeightsFile, second: WeightsFile) -> Job:
     if begun is not None and begun.share == 1:
         job.found = of_nearest(begun.across, begun.back)
         return job
-    if sizes[0] * sizes[1] <= COSINES_AT_ONCE:
+    if sizes[0] * sizes[1] <= (INITIAL_AT_ONCE if first.initial else COSINES_AT_ONCE):
         job.found = correspond(first.read(), second.read())
         return job
     arguments = (job, kept, first, second, begun)
@@ -141,7 +148,10 @@ def _write(kept: Path, found: Search) -> None:
 
 def _kept_at(first: WeightsFile, second: WeightsFile) -> Path:
     """The path of the result; its name follows from the weights, so retrained runs have another."""
-    facts = [[str(w.path.resolve()), w.stamp, w.path.stat().st_size] for w in (first, second)]
+    facts = [
+        [str(w.path.resolve()), w.stamp, w.path.stat().st_size, *(["initial"] * w.initial)]
+        for w in (first, second)
+    ]
     name = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     return first.path.parent / DIRECTORY / f"{name}.h5"
 

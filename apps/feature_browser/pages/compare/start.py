@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import streamlit as st
 from jaxtyping import Bool, Float32
 from numpy import ndarray
 
-from feature_browser.data.catalogue import RunCard
+from feature_browser.data.catalogue import RunCard, key_of
 from feature_browser.data.reading import stamp
 from feature_browser.data.weights import DecoderRows, read_decoder, width
 from feature_browser.draw.markup import Html, html
@@ -18,12 +19,13 @@ from feature_browser.pages.compare.correspondence import (
     KINDS,
     Correspondence,
     Side,
-    correspond,
 )
+from feature_browser.pages.compare.job import Progress, WeightsFile, matching
 from saelab.config import UsageError
 from saelab.formats.tensor_header import read_tensor_header
 from saelab.training.run import Run
 
+CONFIG = "config.json"
 MOST_NUMBERS = 2**27
 """Largest decoder that is drawn again, in numbers: half a gigabyte."""
 
@@ -57,36 +59,66 @@ def seeds(card: RunCard, other: RunCard) -> tuple[int, int] | None:
     return (first, second) if isinstance(first, int) and isinstance(second, int) else None
 
 
-def same_start(card: RunCard, other: RunCard, found: Correspondence) -> Start | None:
+def same_start(card: RunCard, other: RunCard, found: Correspondence) -> Start | Progress | None:
     """What two runs with one seed share because of it; None if seeds differ, or it is unknown.
 
-    The initial decoders are drawn again, which needs torch and a moment. Unknown are very large
-    decoders, and those of unreadable configurations.
+    The initial decoders are drawn again and matched as trained ones are: the first time, a page may
+    have to look at its progress. Unknown are very large decoders, and those of unreadable
+    configurations.
     """
     drawn = seeds(card, other)
     if drawn is None or drawn[0] != drawn[1]:
         return None
+    before = untrained(card, other)
+    if not isinstance(before, Correspondence):
+        return before
+    stamps = tuple(
+        stamp(path) for run in (card, other) for path in (run.weights_path, run.path / CONFIG)
+    )
+    return _start(card, other, stamps, drawn[0], found, before)
+
+
+def untrained(card: RunCard, other: RunCard) -> Correspondence | Progress | None:
+    """The match of the two initial decoders, or its progress; None if they cannot be drawn."""
     if max(int(np.prod(width(run.weights_path))) for run in (card, other)) > MOST_NUMBERS:
         return None
+    drawn_at = [stamp(run.path / CONFIG) for run in (card, other)]
+    first, second = (
+        WeightsFile(run.weights_path, at, partial(initial_decoder, run, at), initial=True)
+        for run, at in zip((card, other), drawn_at, strict=True)
+    )
     try:
-        first, second = (
-            initial_decoder(run, stamp(run.path / "config.json")) for run in (card, other)
-        )
+        return matching(first, second)
     except UsageError:
         return None
-    before = correspond(first, second)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False, hash_funcs={RunCard: key_of})
+def _start(
+    card: RunCard,
+    other: RunCard,
+    stamps: tuple[int, ...],
+    seed: int,
+    _found: Correspondence,
+    _before: Correspondence,
+) -> Start:
+    first, second = (
+        initial_decoder(run, at) for run, at in zip((card, other), stamps[1::2], strict=True)
+    )
     trained = read_decoder(card.weights_path, signed=card.signed)
     stayed = np.abs((trained.rows * first.rows).sum(axis=1))
     return Start(
-        drawn[0],
-        before.this.counts()["matched"],
-        _alike(first, second, found.this),
-        _alike(second, first, found.other),
+        seed,
+        _before.this.counts()["matched"],
+        _alike(first, second, _found.this),
+        _alike(second, first, _found.other),
         float(np.median(stayed)),
     )
 
 
-def beginning(found: Correspondence, start: Start | None, card: RunCard, other: RunCard) -> Html:
+def beginning(
+    found: Correspondence, start: Start | Progress | None, card: RunCard, other: RunCard
+) -> Html:
     """Whether the runs began with the same weights, and which matches this may explain."""
     drawn = seeds(card, other)
     if drawn is None:
@@ -100,6 +132,9 @@ def beginning(found: Correspondence, start: Start | None, card: RunCard, other: 
             f"They began at different random weights (seeds {drawn[0]} and {drawn[1]}): what they "
             "share, they learned."
         )
+        return html('<p class="sub">{t}</p>', t=text)
+    if isinstance(start, Progress):
+        text = f"Both began with seed {drawn[0]}: the initial weights are being drawn and matched …"
         return html('<p class="sub">{t}</p>', t=text)
     if start is None:
         text = (
@@ -133,8 +168,7 @@ def _alike(own: DecoderRows, other: DecoderRows, side: Side) -> Bool[ndarray, " 
     return (cosine >= ALIKE) & (side.nearest.cosine >= ALIKE)
 
 
-@st.cache_resource(max_entries=4, show_spinner="Drawing the initial weights …",
-                   hash_funcs={RunCard: repr})  # fmt: skip
+@st.cache_resource(max_entries=4, show_spinner=False, hash_funcs={RunCard: repr})
 def initial_decoder(card: RunCard, stamp: int) -> DecoderRows:
     """The decoder that the run's training began with."""
     del stamp  # part of the cache's key only

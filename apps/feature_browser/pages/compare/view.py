@@ -1,6 +1,7 @@
 """Two runs side by side: their figures, and which latents of one are in the other."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -32,11 +33,12 @@ from feature_browser.pages.compare.correspondence import ALIKE, KINDS, Correspon
 from feature_browser.pages.compare.job import Progress, WeightsFile, matching
 from feature_browser.pages.compare.places import cannot_match
 from feature_browser.pages.compare.run_figures import figures
-from feature_browser.pages.compare.start import beginning, same_start
+from feature_browser.pages.compare.start import Start, beginning, same_start, untrained
 from feature_browser.shell.canvas import show
 from saelab.config import UsageError
 
 ROWS = 25
+Asked = Callable[[RunCard, RunCard], Correspondence | Progress | None]
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -58,11 +60,15 @@ def compare_view(catalogue: Catalogue, card: RunCard, address: CompareAddress) -
         problem, found = str(error), None
     if problem:
         parts.append(html('<p class="notice" role="status">{text}</p>', text=problem))
+    start = None
     if isinstance(found, Correspondence):
-        parts += _latents(found, card, other, address)
+        start = same_start(card, other, found)
+        parts += _latents(found, start, card, other, address)
     show(alone(joined(parts)), "compare")
     if isinstance(found, Progress):
-        _waiting(card, other)
+        _waiting(card, other, matched, "Comparing decoders")
+    elif isinstance(start, Progress):
+        _waiting(card, other, untrained, "Comparing initial decoders")
 
 
 def matched(card: RunCard, other: RunCard) -> Correspondence | Progress:
@@ -75,19 +81,19 @@ def matched(card: RunCard, other: RunCard) -> Correspondence | Progress:
 
 
 @st.fragment(run_every=SECONDS_BETWEEN_LOOKS)
-def _waiting(card: RunCard, other: RunCard) -> None:
-    """The comparison's progress, until it is done."""
+def _waiting(card: RunCard, other: RunCard, asked: Asked, what: str) -> None:
+    """The progress of a comparison, until it is done."""
     try:
-        found = matched(card, other)
+        found = asked(card, other)
     except UsageError:
         # The whole page says it, beside the figures.
         st.rerun()
-    if isinstance(found, Correspondence):
+    if not isinstance(found, Progress):
         st.rerun()
-    show(alone(joined([_progress(found)])), "comparing")
+    show(alone(joined([_progress(found, what)])), "comparing")
 
 
-def _progress(found: Progress) -> Html:
+def _progress(found: Progress, what: str) -> Html:
     text = (
         "The nearest latent of every latent is being found, once: what is found is kept. You may "
         "leave this page."
@@ -95,7 +101,7 @@ def _progress(found: Progress) -> Html:
     left = ""
     if found.seconds_left is not None:
         left = f", about {count(max(1, math.ceil(found.seconds_left)))}{THIN}s left"
-    title = f"Comparing decoders: {100 * found.share:.0f}{THIN}%{left}"
+    title = f"{what}: {100 * found.share:.0f}{THIN}%{left}"
     return message(title, text, after=bar(found.share))
 
 
@@ -166,13 +172,16 @@ def _caveats(card: RunCard, other: RunCard) -> list[Html]:
 
 
 def _latents(
-    found: Correspondence, card: RunCard, other: RunCard, address: CompareAddress
+    found: Correspondence,
+    start: Start | Progress | None,
+    card: RunCard,
+    other: RunCard,
+    address: CompareAddress,
 ) -> list[Html]:
     turned = address.side == "other"
     here, there = (other, card) if turned else (card, other)
     side = found.other if turned else found.this
-    start = same_start(card, other, found)
-    same = None if start is None else (start.same_other if turned else start.same)
+    same = (start.same_other if turned else start.same) if isinstance(start, Start) else None
     latents = side.of_kind(address.keep)
     rows, links = page_of(address, len(latents), ROWS)
     return [
