@@ -11,7 +11,6 @@ first. It does so twice: for one reader, and beside nine others.
 import argparse
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +19,7 @@ import numpy as np
 import psutil
 from apps.readers import reading
 from apps.serving import Server, chromium, headless, served
-from benchmarks.large_run import Size, write_large_run
-from benchmarks.live_run import write_live_run
+from benchmarks.prepared import LIVE, add_options, prepared
 from feature_browser.pages import pages
 from playwright.sync_api import Page, expect
 from rich.console import Console
@@ -32,7 +30,6 @@ VIEWS = {name: page.title for name, page in pages().items()}
 LIMIT_MS = 240_000
 WITH_FIGURES = ("known",)
 """Views that are drawn when Plotly has drawn."""
-LIVE = "live"
 WHO = ("john", "hugo", "tina", "henry", "kate", "ivy", "victor", "walter", "robert", "diana")
 """Who does something in the prompts."""
 Times = dict[str, list[float]]
@@ -41,21 +38,12 @@ Times = dict[str, list[float]]
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sessions", type=int, default=10)
-    parser.add_argument("--d-sae", type=int, default=65_536)
-    parser.add_argument("--json", type=Path)
+    add_options(parser)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as made:
-        runs = options.runs or Path(made)
-        size = Size(d_sae=options.d_sae)
-        for seed in (0, 1):
-            if not (runs / f"run{seed}" / "metrics.jsonl").is_file():
-                write_large_run(runs / f"run{seed}", size, seed)
-        if not (runs / LIVE / "features.h5").is_file():
-            write_live_run(runs / LIVE)
+    with prepared(options) as runs:
         times: Times = {}
         for state, found in measure(runs, options):
             part = {f"{state}: {name}": values for name, values in found.items()}

@@ -9,20 +9,17 @@ the end how fast memory grows, by least squares over the second half. A page tha
 
 import argparse
 import json
-import tempfile
 import threading
 import time
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
 import psutil
 from apps.readers import look, session
 from apps.serving import Server, served
-from benchmarks.browser import LIVE, VIEWS, WHO
-from benchmarks.large_run import Size, write_large_run
-from benchmarks.live_run import write_live_run
+from benchmarks.browser import VIEWS, WHO
+from benchmarks.prepared import LIVE, add_options, prepared
 from rich.console import Console
 
 WARM_MINUTES = 1.0
@@ -57,21 +54,12 @@ class Record:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--people", type=int, default=10)
-    parser.add_argument("--d-sae", type=int, default=65_536)
-    parser.add_argument("--json", type=Path)
+    add_options(parser)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as made:
-        runs = options.runs or Path(made)
-        for seed in (0, 1):
-            if not (runs / f"run{seed}" / "metrics.jsonl").is_file():
-                write_large_run(runs / f"run{seed}", Size(d_sae=options.d_sae), seed)
-        if not (runs / LIVE / "features.h5").is_file():
-            write_live_run(runs / LIVE)
-        with served(runs) as server:
-            found = watch(server, options.people, options.minutes)
+    with prepared(options) as runs, served(runs) as server:
+        found = watch(server, options.people, options.minutes)
     grows, error = found.slope()
     Console().print(f"{options.people} people, {options.minutes:g} minutes: {found.pages()}")
     Console().print(f"memory grows by {grows:.1f} ± {error:.1f} MB an hour over the second half")
