@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from saelab.config import UsageError
+
 LONGEST_NAME, LONGEST_COMMENT = 80, 1000
 LONGEST_ENTRY = LONGEST_NAME + LONGEST_COMMENT + 40
 STAY, END, BEFORE = "+", ">", "<"
@@ -30,6 +32,12 @@ class Entry:
 def lines_of(text: str) -> list[str]:
     """The lines with any text; an entry's comment has at most one, as its field does."""
     return [said for line in text.splitlines() if (said := line.strip())]
+
+
+def check_one_line(text: str, what: str) -> None:
+    """Refuse a text of several lines, which is shown where there is room for one."""
+    if (n_lines := len(lines_of(text))) > 1:
+        raise UsageError(f"{what} has {n_lines} lines; write one.")
 
 
 def comment_of(value: str) -> str:

@@ -15,7 +15,7 @@ from saelab.analysis.lists import (
     STAY,
     Entry,
     EntryText,
-    lines_of,
+    check_one_line,
 )
 from saelab.analysis.notes import Notes
 from saelab.config import UsageError
@@ -75,8 +75,7 @@ def parsed_lists(raw: bytes, name: str) -> Lists:
                 f"{where} has no `list` of 1 to {LONGEST_NAME} characters in one line with a "
                 f"comment of at most {LONGEST_COMMENT}."
             )
-        if (n_lines := len(lines_of(comment))) > 1:
-            raise UsageError(f"{where} has a comment of {n_lines} lines; write one line.")
+        check_one_line(comment, f"{where}: the comment")
         entries = found.setdefault(text.name, {})
         entries[latent] = Entry(latent, float(len(entries)), text.comment)
     if not found:

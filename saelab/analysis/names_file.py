@@ -28,6 +28,7 @@ from saelab.analysis.explain.records import (
     set_paths,
 )
 from saelab.analysis.explain.scores import read_scores
+from saelab.analysis.lists import check_one_line
 from saelab.analysis.notes import LONGEST, Note, Notes, mark_of
 from saelab.config import UsageError
 from saelab.console import visible
@@ -193,6 +194,8 @@ def _text(value: object, name: str, where: str) -> str:
         raise UsageError(
             f"{where} has a {name} that is no text of up to {_TEXTS[name]} characters."
         )
+    if name == "label":
+        check_one_line(text, f"{where}: the label")
     return text.strip()
 
 

@@ -22,6 +22,7 @@ from saelab.analysis.lists import (
     LONGEST_NAME,
     Entry,
     EntryText,
+    check_one_line,
     comment_of,
     lines_of,
     lists_of,
@@ -73,6 +74,9 @@ class Note:
         """The note after an edit."""
         if field == "bookmark":
             return replace(self, bookmark=value == "1")
+        if field == "label":
+            # Older versions wrote several lines.
+            return replace(self, label=" ".join(lines_of(value)))
         if field != "verdict":
             return replace(self, **{field: value})
         sign, mark = value[:1], {value[1:]}
@@ -163,8 +167,8 @@ class Notes:
             longer shown, but `history` has it. Of an entry this is the comment.
 
         Raises:
-            UsageError: there is no such field, the text is too long, or the file cannot be
-                written.
+            UsageError: there is no such field, the text is too long or, but for a note, of several
+                lines, or the file cannot be written.
         """
         value = _fitting(latent, field, value)
         with self._open(write=True) as connection:
@@ -239,13 +243,13 @@ def _fitting(latent: int, field: str, value: str) -> str:
         )
     if field == "verdict" and not _VERDICT.fullmatch(value):
         raise UsageError(f"The verdict {value!r} on latent {latent} names no explanation.")
+    if field == "label":
+        check_one_line(value, f"The label of latent {latent}")
     if field != "list":
         return value
     entry = EntryText.of(value)
-    if entry and (n_lines := len(lines_of(comment_of(value)))) > 1:
-        raise UsageError(
-            f"The comment on latent {latent} in {entry.name} has {n_lines} lines; write one."
-        )
+    if entry:
+        check_one_line(comment_of(value), f"The comment on latent {latent} in {entry.name}")
     if entry is None:
         raise UsageError(
             f"Latent {latent} cannot be put on the list {value.partition(chr(10))[0][:40]!r}: a "

@@ -130,6 +130,9 @@ class Option:
         raise self._refused(word)
 
     def _refused(self, given: str) -> UsageError:
+        if not given:
+            without = "" if self.field.is_required() else ", or leave it out"
+            return UsageError(f"{self.name} is empty; give {self.allowed}{without}.")
         close = nearest(given, self.choices)
         question = f"did you mean {close}? It takes" if close else "give"
         return UsageError(f"{self.name} {given!r} is not possible; {question} {self.allowed}.")
@@ -168,8 +171,9 @@ def _read(word: str, kind: Any) -> object:  # noqa: ANN401 - any annotation
         return _read(word, get_args(kind)[0])
     if get_origin(kind) is Literal:
         return word if word in get_args(kind) else _UNREADABLE
-    if kind is Path and not word:
-        # An unset variable in a shell; Path("") would be the current directory.
+    if kind in (Path, str) and not word:
+        # An unset variable in a shell; Path("") would be the current directory, and an empty name
+        # is easily taken for none.
         return _UNREADABLE
     if kind is NONE:
         return None if word.lower() == "none" else _UNREADABLE

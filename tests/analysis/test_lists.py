@@ -141,7 +141,7 @@ def test_a_file_of_lists_is_read_as_it_was_written(tmp_path: Path):
         (b"[1]", "an entry has"),
         (
             b'{"list": "a", "latent": 1}\n{"list": "a", "latent": 2, "comment": "b\\nc"}',
-            "Line 2 of f has a comment of 2 lines",
+            "Line 2 of f: the comment has 2 lines",
         ),
         (b"", "holds no lists"),
     ],
@@ -177,13 +177,16 @@ def test_an_import_is_taken_back_but_for_what_was_changed_since(tmp_path: Path):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\u2028"])
-def test_a_comment_is_one_line(tmp_path: Path, end: str):
+def test_a_comment_and_a_label_are_one_line(tmp_path: Path, end: str):
     with pytest.raises(UsageError, match="latent 3 in odd ones has 2 lines; write one"):
         put(tmp_path, 3, "+", f"two{end}lines")
+    with pytest.raises(UsageError, match="label of latent 3 has 2 lines; write one"):
+        Notes(tmp_path).write(3, "label", f"two{end}lines")
     assert not list(tmp_path.iterdir())
     # One that an older version wrote is read as its field shows it.
     (found,) = lists_of([(3, f"{ODD}\n1\ntwo{end}lines")])[ODD]
     assert found == Entry(3, 1.0, "two lines")
+    assert Note().with_edit("label", f"two{end}lines").label == "two lines"
 
 
 def test_a_hostile_row_is_not_taken_for_an_entry(tmp_path: Path):

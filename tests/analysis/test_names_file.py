@@ -15,7 +15,7 @@ from saelab.config import UsageError
 from saelab.lock import writing
 from saelab.training.run import Run
 
-HOSTILE = '=cmd|"\u202e,\n<b>'
+HOSTILE = '=cmd|"\u202e,<b>'
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def named(small_run, tmp_path):
                 write_scores(texts, found)
     notes = Notes(path)
     notes.write(5, "label", HOSTILE)
-    notes.write(7, "note", "two\nlines")
+    notes.write(7, "note", "=two\nlines")
     notes.write(7, "bookmark", "1")
     notes.write(5, "verdict", f"+{mark_of('output', 'a cat')}")
     return runs
@@ -84,6 +84,7 @@ def test_names_from_elsewhere_make_sets_of_their_own(named):
         ("jsonl", '{"latent": 4, "lable": "x"}', "has the field 'lable'"),
         ("jsonl", '{"latent": true}', "names no latent"),
         ("jsonl", '{"latent": 1, "label": 3}', "no text of up to 200"),
+        ("csv", 'latent,label\n1,"a\nb"\n', "Line 3 of f: the label has 2 lines; write one"),
         ("jsonl", json.dumps({"latent": 1, "explanation": "\0" * 90}), "no text of up to 300"),
         ("jsonl", '{"latent": 1, "explanation": "x", "side": "both"}', "known are input, output"),
         ("jsonl", '{"latent": 1, "verdict": "accepted"}', "without an explanation"),

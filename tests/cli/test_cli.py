@@ -92,7 +92,7 @@ def test_harvest_train_evaluate_features_show_verify_in_a_row(
     [
         (["--text", "no/such.txt", "--sites", "hook_embed"], "neither a file"),
         (["--text", "{text}", "--sites", "blocks.0.hook_rseid_post"], "blocks.0.hook_resid_post"),
-        (["--text", "", "--sites", "hook_embed"], "The name of the text is empty"),
+        (["--text", "", "--sites", "hook_embed"], "--text is empty; give text"),
         (["--text", "tiny", "--sites", "hook_embed"], "tiny model's own tokens"),
         (["--text", "{text}", "--sites", "hook_embed", "--n-tokens", "999999"], "lower --n-tokens"),
     ],

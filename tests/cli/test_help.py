@@ -165,7 +165,8 @@ def test_a_bad_value_is_told_with_what_is_allowed(command):
         (["show", "a", "b"], "'b' belongs to no option of `saelab show`"),
         (["show", "--json=no", "a"], "--json takes no value; leave out =no."),
         (["steer", "--latents", "1", "-2"], "--latents '1 -2' is not possible"),
-        (["evaluate", ""], "RUN '' is not possible; give a path.\n"),
+        (["evaluate", ""], "RUN is empty; give a path.\n"),
+        (["evaluate", "runs/a", "--model", ""], "--model is empty; give text, or leave it out.\n"),
         (["evaluate", "--jsn", "r"], "did you mean --json?\n"),
     ],
 )

@@ -240,9 +240,13 @@ def test_the_mean_of_a_text_is_over_its_tokens_and_ragged_codes_keep_their_order
 def test_intervals_are_those_of_the_books():
     # Wilson's interval of 8 in 10, and Student's of three values.
     assert wilson(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    found = mean_over_tasks([0.0, 1.0, 2.0])
+    found = mean_over_tasks([0.4, 0.5, 0.6])
     assert found.low is not None
-    assert found.value - found.low == pytest.approx(4.303 / math.sqrt(3), rel=0.02)
+    assert found.value - found.low == pytest.approx(0.4303 / math.sqrt(3), rel=0.02)
+    # A share is between 0 and 1, and so is its interval.
+    assert mean_over_tasks([0.9, 0.95, 1.0]).high == 1
+    assert interval(mean_over_tasks([0.9, 0.95, 1.0])).endswith(", 100.0]")
+    assert mean_over_tasks([0.0, 0.0, 0.1]).low == 0
     assert mean_over_tasks([0.5]).low is None
 
 

@@ -55,13 +55,16 @@ def wilson(share: float, n: int) -> tuple[float, float]:
 
 
 def mean_over_tasks(values: Sequence[float]) -> FigureWithInterval:
-    """The mean of tasks, with Student's 95 % interval if there are three or more."""
+    """The mean of shares, one of each task, with a 95 % interval if there are three or more.
+
+    It is Student's, cut to what a share can be: what is left covers as often.
+    """
     found = torch.tensor(values, dtype=torch.float64)
     mean = float(found.mean())
     if len(found) < 3:
         return FigureWithInterval(mean)
     half = float(student(torch.tensor(len(found) - 1)) * found.std() / math.sqrt(len(found)))
-    return FigureWithInterval(mean, mean - half, mean + half)
+    return FigureWithInterval(mean, max(0.0, mean - half), min(1.0, mean + half))
 
 
 def few_columns(x: Float[Tensor, "row k"], label: Bool[Tensor, " row"]) -> Callable[..., Scores]:

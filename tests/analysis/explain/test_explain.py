@@ -78,7 +78,7 @@ def test_several_explanations_of_a_latent_stand_beside_each_other(run, tmp_path)
      (["--llm", "tokens", "--max-requests", "5", "--base-url", "http://x/v1"],
       "--llm tokens asks no model; leave --base-url, --max-requests out"),
      (["--score", "m", "--judge", "words", "--timeout", "9"], "--judge words asks no model"),
-     (["--llm", "tokens", "--name", ""], "empty --name"), (["--llm", ""], "empty --llm"),
+     (["--llm", "tokens", "--name", ""], "--name is empty"), (["--llm", ""], "--llm is empty"),
      (["--score", "m", "--judge", " "], "empty --judge"),
      (["--llm", "m", "--import", "x", "--export-prompts", "y"], "give one"),
      (["--llm", "m", "--import", "missing"], "missing does not exist"),
