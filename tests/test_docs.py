@@ -55,6 +55,25 @@ def test_files_that_the_documentation_names_exist(page):
     assert not missing
 
 
+def anchors(page):
+    """What may stand behind # in a link to the page: its headings, as the site names them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
+        plain = re.sub(r"\]\([^)]*\)|[^\w\s-]", "", title).strip().lower()
+        yield re.sub(r"[-\s]+", "-", plain)
+
+
+def test_links_lead_to_headings_that_there_are():
+    wrong = [
+        f"{page.relative_to(ROOT)}: {link}#{anchor}"
+        for page in PAGES
+        for link, anchor in re.findall(r"\]\(([^)#\s:]*)#([^)\s]+)\)", page.read_text())
+        if not link.startswith(("reference/", "../reference/"))
+        if anchor not in anchors(page.parent / link if link else page)
+    ]
+    assert not wrong
+
+
 def each(pages):
     return pytest.mark.parametrize("page", pages, ids=lambda p: str(p.relative_to(ROOT)))
 
