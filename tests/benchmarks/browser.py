@@ -1,4 +1,4 @@
-"""How fast the feature browser is at 65,536 latents, as a reader in Chromium sees it.
+"""How fast the feature browser is at thousands of latents, as a reader in Chromium sees it.
 
     PYTHONPATH=tests python -m benchmarks.browser [--runs DIR] [--steps 100] [--json FILE]
 
@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ def main() -> None:
     add_options(parser)
     options = parser.parse_args()
     with prepared(options) as runs:
+        facts = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "d_sae": options.d_sae}
         times: Times = {}
         for state, found in measure(runs, options):
             part = {f"{state}: {name}": values for name, values in found.items()}
@@ -53,7 +55,7 @@ def main() -> None:
             Console().print(f"load of the last minute {os.getloadavg()[0]:.1f}")
             if options.json:
                 options.json.parent.mkdir(parents=True, exist_ok=True)
-                options.json.write_text(json.dumps({"ms": all_of, "all": times}, indent=1))
+                options.json.write_text(json.dumps(facts | {"ms": all_of, "all": times}, indent=1))
 
 
 def measure(runs: Path, options: argparse.Namespace) -> Iterator[tuple[str, Times]]:

@@ -12,13 +12,14 @@ import json
 import threading
 import time
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from urllib.request import urlopen
 
 import numpy as np
 import psutil
 from apps.readers import look, session
 from apps.serving import Server, served
-from benchmarks.browser import VIEWS, WHO
+from benchmarks.browser import VIEWS, WHO, summary
 from benchmarks.prepared import LIVE, add_options, prepared
 from rich.console import Console
 
@@ -65,7 +66,10 @@ def main() -> None:
     Console().print(f"memory grows by {grows:.1f} ± {error:.1f} MB an hour over the second half")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(asdict(found)))
+        facts = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "d_sae": options.d_sae}
+        facts |= {"people": options.people, "minutes": options.minutes}
+        times = {kind: summary(values) for kind, values in found.ms.items()}
+        options.json.write_text(json.dumps(facts | asdict(found) | {"ms": times}, indent=1))
     assert not found.problems, found.problems[:3]
 
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.app_tables import memory, pages, people
 from benchmarks.planned import checked, planned
 
 from saelab.bench.pace import MEASURED, shares
@@ -101,6 +102,9 @@ TABLES = {
     "figures": (ROOT / "docs" / "planning.md", figures),
     "check": (ROOT / "docs" / "planning.md", check),
     "plans": (ROOT / "docs" / "planning.md", planned),
+    "pages": (ROOT / "docs" / "browser.md", lambda: _table(pages())),
+    "people": (ROOT / "docs" / "browser.md", lambda: _table(people())),
+    "memory": (ROOT / "docs" / "browser.md", lambda: _table(memory())),
 }
 """The tables by the names of their marks: the page, and what makes the table."""
 
