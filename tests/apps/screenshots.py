@@ -1,23 +1,28 @@
-"""Pictures of every page, in light and dark, to be looked at.
+"""Pictures of every page, in light and dark and at any widths, to be looked at.
 
-    PYTHONPATH=tests python -m apps.screenshots RUNS --out DIRECTORY
+    PYTHONPATH=tests python -m apps.screenshots RUNS --out DIRECTORY [--widths 640 1280 2560]
 
-serves RUNS, opens every view of the first run that has features, and writes a PNG of each.
+serves RUNS, opens every view of the first run that has features, and writes a PNG of each. It says
+which pages complained in the console, or are wider than the window, and fails if there is one.
 """
 
 import argparse
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from apps.serving import PATIENCE_S, chromium, headless, listen, served
 from feature_browser.data.address import link
 from feature_browser.data.catalogue import Catalogue, RunCard, read_catalogue
 from feature_browser.pages import pages
+from feature_browser.pages.steering.experiment import Experiment
 from playwright.sync_api import Browser, expect
 from rich.console import Console
 
 SCHEMES = ("light", "dark")
 WIDTH, HEIGHT = 1280, 1500
-SETTLED_MS = 1500
+PROMPT, OTHER = "john gave mary a book .", "mary gave john a cat ."
+SETTLED_MS, RESIZED_MS = 1500, 500
 
 
 def main() -> None:
@@ -26,18 +31,23 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--height", type=int, default=HEIGHT)
+    parser.add_argument("--widths", type=int, nargs="+", default=[WIDTH])
+    parser.add_argument("--only", nargs="+", help="names of pictures; default: all")
     options = parser.parse_args()
     path = chromium()
     assert path, "no Chromium is installed"
     options.out.mkdir(parents=True, exist_ok=True)
     links = addresses(read_catalogue(options.runs))
     console = Console()
+    wrong = 0
     with served(options.runs) as server, headless(path) as browser:
-        for name, href in links.items():
+        for name in options.only or links:
             for scheme in SCHEMES:
-                picture = options.out / f"{name}-{scheme}.png"
-                errors = take(browser, f"{server.url}/{href}", scheme, picture, options.height)
-                console.print(picture, *errors)
+                url = f"{server.url}/{links[name]}"
+                for width, errors in take(browser, url, scheme, name, options):
+                    console.print(f"{name} {scheme} {width}", *errors)
+                    wrong += bool(errors)
+    sys.exit(wrong > 0)
 
 
 def addresses(catalogue: Catalogue) -> dict[str, str]:
@@ -55,6 +65,12 @@ def addresses(catalogue: Catalogue) -> dict[str, str]:
     if with_heads:
         links["attention"] = link("attention", run=with_heads[0])
     links["latent-strata"] = link("latent", run=first.name, show="strata", context="full")
+    links["try-prompt"] = link("try", run=first.name, prompt=PROMPT, pos="3")
+    links["try-pair"] = link("try", run=first.name, prompt=PROMPT, second=OTHER)
+    experiment = Experiment(prompt=PROMPT, latents=(5,), unit="a_max", dose=True)
+    links["steering-live"] = link(
+        "steering", run=first.name, part="live", experiment=experiment.text
+    )
     links["no-run"] = link("runs", run="no such run")
     if graphs := [graph for card in cards for graph in sorted(card.path.glob("circuits/*.h5"))]:
         run = graphs[0].parents[1].relative_to(catalogue.root).as_posix()
@@ -66,9 +82,11 @@ def _shows(card: RunCard) -> tuple[bool, bool, int]:
     return card.features_path.is_file(), (card.path / "steering.h5").is_file(), card.found or 0
 
 
-def take(browser: Browser, url: str, scheme: str, picture: Path, height: int) -> list[str]:
-    """Write one picture; returns the page's errors."""
-    page = browser.new_page(viewport={"width": WIDTH, "height": height})
+def take(
+    browser: Browser, url: str, scheme: str, name: str, options: argparse.Namespace
+) -> Iterator[tuple[int, list[str]]]:
+    """Write a picture of each width; yields it with what is wrong with the page."""
+    page = browser.new_page(viewport={"width": options.widths[0], "height": options.height})
     errors = listen(page)
     page.emulate_media(color_scheme=scheme)  # pyrefly: ignore[bad-argument-type]
     page.goto(url)
@@ -77,9 +95,14 @@ def take(browser: Browser, url: str, scheme: str, picture: Path, height: int) ->
     # A page that looks at a job every second is never done, so its pictures are taken as they are.
     page.wait_for_timeout(SETTLED_MS)
     expect(app).to_have_attribute("data-test-script-state", "notRunning", timeout=30_000)
-    page.screenshot(path=picture)
+    for width in options.widths:
+        page.set_viewport_size({"width": width, "height": options.height})
+        page.wait_for_timeout(RESIZED_MS)
+        part = f"-{width}" if len(options.widths) > 1 else ""
+        page.screenshot(path=options.out / f"{name}-{scheme}{part}.png")
+        wide = int(page.evaluate("document.documentElement.scrollWidth"))
+        yield width, [*errors, *([f"is {wide} px wide"] if wide > width else [])]
     page.close()
-    return errors
 
 
 if __name__ == "__main__":
