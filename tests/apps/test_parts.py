@@ -1,9 +1,11 @@
 import importlib.util
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.exceptions import Abort, ClickException
 from feature_browser.draw.markup import Html, escaped, html, running
 from feature_browser.draw.names import without_middle
 from feature_browser.draw.numbers import activation, count, percent, real, short_count, signed
@@ -82,9 +84,23 @@ def test_ticks_are_round_and_inside(low: float, high: float, expected: list[floa
 
 def test_the_server_listens_on_this_machine_only_and_reports_nothing(tmp_path: Path):
     arguments = streamlit_arguments(tmp_path, 8600)
-    assert arguments[:2] == ["streamlit", "run"]
+    assert arguments[:2] == ["feature_browser.shell.serve", "run"]
     assert arguments[-2:] == ["--", str(tmp_path)]
     assert {"--server.address=127.0.0.1", "--browser.gatherUsageStats=false"} <= set(arguments)
+
+
+@pytest.mark.parametrize(("error", "code"), [(Abort(), 0), (ClickException("no such file"), 1)])
+def test_ctrl_c_ends_the_server_well_and_what_is_wrong_is_said(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def ended(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("streamlit.web.cli.main", ended)
+    with pytest.raises(SystemExit) as found:
+        runpy.run_module("feature_browser.shell.serve", run_name="__main__")
+    assert found.value.code == code
+    assert ("no such file" in capsys.readouterr().err) == bool(code)
 
 
 def test_numpy_multiplies_on_one_core_unless_the_reader_says_otherwise(monkeypatch):

@@ -74,7 +74,7 @@ def streamlit_arguments(
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
     app = Path(__file__).parents[1] / "server" / "asgi.py"
-    return ["streamlit", "run", str(app), *flags, "--", str(runs), *names]
+    return ["feature_browser.shell.serve", "run", str(app), *flags, "--", str(runs), *names]
 
 
 def environment() -> dict[str, str]:
