@@ -14,6 +14,7 @@ from pathlib import Path
 from apps.serving import PATIENCE_S, chromium, headless, listen, served
 from feature_browser.data.address import link
 from feature_browser.data.catalogue import Catalogue, RunCard, read_catalogue
+from feature_browser.data.labels import lists_of
 from feature_browser.pages import pages
 from feature_browser.pages.steering.experiment import Experiment
 from playwright.sync_api import Browser, expect
@@ -65,6 +66,9 @@ def addresses(catalogue: Catalogue) -> dict[str, str]:
     if with_heads:
         links["attention"] = link("attention", run=with_heads[0])
     links["latent-strata"] = link("latent", run=first.name, show="strata", context="full")
+    links["beside-four"] = link("beside", run=first.name, latents="5, 17, 3, 11")
+    if kept := lists_of(first):
+        links["list"] = link("lists", run=first.name, list=min(kept))
     links["try-prompt"] = link("try", run=first.name, prompt=PROMPT, pos="3")
     links["try-pair"] = link("try", run=first.name, prompt=PROMPT, second=OTHER)
     experiment = Experiment(prompt=PROMPT, latents=(5,), unit="a_max", dose=True)
