@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.exceptions import Abort, ClickException
 from feature_browser.draw.markup import Html, escaped, html, running
 from feature_browser.draw.names import without_middle
 from feature_browser.draw.numbers import activation, count, percent, real, short_count, signed
 from feature_browser.draw.pictures import round_ticks
 from feature_browser.draw.tokens import visible
 from feature_browser.shell.launch import environment, streamlit_arguments
+from streamlit.web.cli import click
 
 
 def test_a_template_escapes_what_is_put_into_it():
@@ -89,7 +89,9 @@ def test_the_server_listens_on_this_machine_only_and_reports_nothing(tmp_path: P
     assert {"--server.address=127.0.0.1", "--browser.gatherUsageStats=false"} <= set(arguments)
 
 
-@pytest.mark.parametrize(("error", "code"), [(Abort(), 0), (ClickException("no such file"), 1)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(click.Abort(), 0), (click.ClickException("no such file"), 1)]
+)
 def test_ctrl_c_ends_the_server_well_and_what_is_wrong_is_said(
     error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

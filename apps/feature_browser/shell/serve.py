@@ -5,14 +5,14 @@ Its own command says "Aborted!" and exits with 1.
 
 import sys
 
-from click.exceptions import Abort, ClickException
-from streamlit.web.cli import main
+# Streamlit's own click: what its command raises.
+from streamlit.web.cli import click, main
 
 if __name__ == "__main__":
     try:
         main(standalone_mode=False)
-    except Abort:
+    except click.Abort:
         sys.exit(0)
-    except ClickException as error:
+    except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
