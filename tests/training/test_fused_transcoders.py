@@ -187,6 +187,7 @@ def test_targets_of_another_width_are_refused():
         step(torch.zeros(BATCH, NARROW, device=DEVICE), target=torch.zeros(BATCH, NARROW))
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="trains on a CPU, by the interpreter")
 @pytest.mark.parametrize(
     ("sae", "more"),
     [
