@@ -48,17 +48,20 @@ def tradeoff_figure(found: "Tradeoff", palette: Palette = NEUTRAL) -> go.Figure:
         )
     figure.update_xaxes(title="L0: latents active per token", type="log")
     better = "less" if found.less else "more"
-    figure.update_yaxes(title=f"{escape(in_words(found.name))} ({better} is better)")
-    heights = {height for _, one in found.points.values() for height in _ends(one)}
-    if len(heights) == 1 and (height := heights.pop()):
-        # Around a single value plotly draws one unit on either side, whatever its size.
-        figure.update_yaxes(range=sorted((0.0, 2 * height)))
+    title = f"{escape(in_words(found.name))} ({better} is better)"
+    figure.update_yaxes(title=title, range=_heights(found))
     figure.update_layout(legend={"orientation": "h", "y": 1.12, "x": 0})
     return dressed(figure, palette, height=380, top=36)
 
 
 NAMED = 12
 """Most runs whose names are written beside their points."""
+
+
+def _heights(found: "Tradeoff") -> list[float] | None:
+    """From zero where all is one value: plotly would draw one unit on either side of it."""
+    heights = {height for _, one in found.points.values() for height in _ends(one)}
+    return sorted((0.0, 2 * heights.pop())) if len(heights) == 1 and any(heights) else None
 
 
 def _whiskers(estimates: "list[FigureEstimate]", palette: Palette) -> dict[str, object]:
