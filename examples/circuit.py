@@ -15,8 +15,11 @@ def main(prompt, picture, *paths):
     found = saelab.explain_runs(lm, runs, prompt)
     target = found.graph.facts["target"]
     live = found.faithfulness
-    print(f"{target}: the latents that the graph kept have faithfulness {live.faithfulness:.2f}")
-    print(f"as many at random: {[round(each.faithfulness, 2) for each in found.by_chance]}")
+    if why := live.caveat or found.caveat:
+        print(f"{target}: {why}")
+    else:
+        print(f"{target}: the graph's latents have faithfulness {live.faithfulness:.2f}")
+        print(f"as many at random: {[round(each.faithfulness, 2) for each in found.by_chance]}")
     given = found.graph.attributions()
     strongest = sorted(range(len(given)), key=lambda n: -abs(given[n]))
     for number in [n for n in strongest if found.graph.nodes[n].kind == "latent"][:10]:

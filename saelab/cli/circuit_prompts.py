@@ -75,16 +75,22 @@ def scores_tables(circuits: "Sequence[Circuit]") -> tuple[Table, Table]:
         "left without them, and that as many by chance keep",
         ("latents of", "prompt", "number", "kept", "left", "by chance"),
     )
-    for what, judged in _KINDS.items():
-        rows = [(_asked(circuit), judged(circuit)) for circuit in circuits]
-        _fill(live, [(asked, row) for asked, row in rows if row is not None], what)
+    for what, of in _KINDS.items():
+        there = [(circuit, found) for circuit in circuits if (found := of(circuit))]
+        _fill(live, [(_asked(circuit), _judged(circuit, found)) for circuit, found in there], what)
     return graphs, live
 
 
 def caveats(circuits: "Sequence[Circuit]") -> list[str]:
-    """Of each circuit whose ratios in the live model mean nothing, the reason."""
-    found = [(circuit, circuit.faithfulness.caveat or circuit.caveat) for circuit in circuits]
-    return [f"{_asked(circuit)}: {why}" for circuit, why in found if why]
+    """Of each circuit whose ratios in the live model mean nothing, the reason of each row."""
+    lines = []
+    for circuit in circuits:
+        rows: dict[str, list[str]] = {}
+        for what, of in _KINDS.items():
+            if (found := of(circuit)) and (why := found.faithfulness.caveat or circuit.caveat):
+                rows.setdefault(why, []).append(what)
+        lines += [f"{_asked(circuit)} ({'; '.join(what)}): {why}" for why, what in rows.items()]
+    return lines
 
 
 def _table(title: str, columns: tuple[str, ...]) -> Table:
@@ -119,16 +125,6 @@ def _scores(circuit: "Circuit") -> list[float]:
     return [found.error_influence, found.mlp_influence, found.replacement, found.completeness]
 
 
-def _gradients(circuit: "Circuit") -> list[float | int | None] | None:
-    other = circuit.by_gradients
-    return None if other is None else _judged(circuit, other)
-
-
-def _thinned(circuit: "Circuit") -> list[float | int | None] | None:
-    few = circuit.thinned
-    return None if few is None else _judged(circuit, few)
-
-
 def _judged(
     circuit: "Circuit", found: "Circuit | GradientCircuit | Thinned"
 ) -> list[float | int | None]:
@@ -142,10 +138,10 @@ def _judged(
     return [judged.n_members, judged.faithfulness, judged.completeness, chance]
 
 
-_KINDS: "dict[str, Callable[[Circuit], list[float | int | None] | None]]" = {
-    "the graph": lambda circuit: _judged(circuit, circuit),
-    "it, thinned": _thinned,
-    "gradients": _gradients,
+_KINDS: "dict[str, Callable[[Circuit], Circuit | GradientCircuit | Thinned | None]]" = {
+    "the graph": lambda circuit: circuit,
+    "it, thinned": lambda circuit: circuit.thinned,
+    "gradients": lambda circuit: circuit.by_gradients,
 }
 
 

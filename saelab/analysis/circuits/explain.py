@@ -152,9 +152,7 @@ def explain(
     chance = by_chance(lm, hosts, frozen, metric, judged)
     loadings = head_loadings(frozen, target, options.n_attention)
     single = interventions(lm, hosts, frozen, target, options.n_interventions)
-    curve: tuple[Faithfulness, ...] = ()
-    if options.curve:
-        curve = graph_curve(lm, hosts, frozen, graph, metric)
+    curve = graph_curve(lm, hosts, frozen, graph, metric) if options.curve else ()
     few = None
     if options.n_thinned:
         few = judged_thinned(lm, hosts, frozen, graph, options.n_thinned, metric)
@@ -193,23 +191,25 @@ def _check_enough(graph: AttributionGraph, options: CircuitOptions) -> None:
 def _judgements(found: Circuit) -> dict[str, Any]:
     """The live model's judgement of a circuit and its scores, as plain values."""
     values: dict[str, Any] = {"scores": vars(found.scores)}
+    values["faithfulness"] = _beside_chance(found, found.caveat)
     values["attention"] = [loading.values() for loading in found.loadings]
     values["interventions"] = [vars(single) for single in found.interventions]
-    values["faithfulness"] = found.faithfulness.values(found.caveat) | chance_values(
-        found.by_chance
-    )
     if found.thinned is not None:
-        few = found.thinned
-        values["thinned"] = few.faithfulness.values(found.caveat) | chance_values(few.by_chance)
+        values["thinned"] = _beside_chance(found.thinned, found.caveat)
     if found.curve:
         values["graph_curve"] = [judged.values(found.caveat) for judged in found.curve]
     if (other := found.by_gradients) is not None:
-        values["by_gradients"] = other.faithfulness.values(found.caveat)
-        values["by_gradients"] |= chance_values(other.by_chance)
-        values["by_gradients"] |= {"agreement": other.agreement, "gaps": dict(other.gaps)}
+        apart = {"agreement": other.agreement, "gaps": dict(other.gaps)}
+        values["by_gradients"] = _beside_chance(other, found.caveat) | apart
         if other.curve:
             values["curve"] = [judged.values(found.caveat) for judged in other.curve]
     return values
+
+
+def _beside_chance(judged: "Circuit | GradientCircuit | Thinned", caveat: str) -> dict[str, Any]:
+    """How latents were judged, and as many random ones; without ratios beside a caveat."""
+    values: dict[str, Any] = judged.faithfulness.values(caveat)
+    return values if values["caveat"] else values | chance_values(judged.by_chance)
 
 
 def chance_values(draws: Sequence[Faithfulness]) -> dict[str, dict[str, float | int]]:

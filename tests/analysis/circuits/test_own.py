@@ -110,7 +110,11 @@ def test_ratios_that_are_noise_are_a_sentence_instead(circuit):
     far = replace(judged, circuit=judged.whole + 3 * (judged.whole - judged.empty))
     noisy = replace(circuit, by_chance=(far, far), curve=(judged,))
     (line,) = caveats([circuit, noisy])
+    assert "(the graph; it, thinned): " in line
     assert line.endswith("ratios would be noise and none are given.")
+    alone = replace(circuit, faithfulness=replace(judged, n_members=0))
+    (line,) = caveats([alone])
+    assert "(the graph): No latent is in the circuit" in line
     text = summary(noisy, n_members=0)
     assert text.count("would be noise") == 2  # the graph's latents and the thinned ones
     assert f"     6 of them: {judged.circuit:.2f} alone" in text

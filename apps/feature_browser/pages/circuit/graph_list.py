@@ -10,7 +10,7 @@ from feature_browser.draw.numbers import UNKNOWN, count, percent, real
 from feature_browser.draw.tables import Column, anchor, cell, table
 from feature_browser.pages.circuit.address import CircuitAddress
 from feature_browser.pages.circuit.graphs import summary
-from feature_browser.pages.circuit.node_cards import number_in
+from feature_browser.pages.circuit.node_cards import number_in, ratio_in
 from saelab.config import UsageError
 from saelab.console import visible
 
@@ -72,14 +72,7 @@ def _row(card: RunCard, path: Path, address: CircuitAddress, problems: list[str]
     facts = found.facts
     there = link("circuit", run=card.name, graph=path.stem)
     saes = facts.get("saes")
-    value, errors, faithful = (
-        number_in(facts, *names)
-        for names in (
-            ("value",),
-            ("scores", "error_influence"),
-            ("faithfulness", "faithfulness"),
-        )
-    )
+    value, errors = number_in(facts, "value"), number_in(facts, "scores", "error_influence")
     text = " ".join(visible(token).strip() for token in found.tokens)
     return [
         anchor(there, facts.get("target", path.stem)),
@@ -88,6 +81,6 @@ def _row(card: RunCard, path: Path, address: CircuitAddress, problems: list[str]
         cell(count(found.n_nodes)),
         cell(count(found.n_edges)),
         cell(UNKNOWN if errors is None else percent(errors)),
-        cell(real(faithful)),
+        cell(real(ratio_in(facts, "faithfulness"))),
         cell(", ".join(map(str, saes)) if isinstance(saes, dict) else UNKNOWN),
     ]

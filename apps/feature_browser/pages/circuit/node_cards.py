@@ -56,8 +56,7 @@ def _trust(facts: dict[str, object]) -> str:
             f"Of what its leaves give, {percent(errors)} comes from SAE errors and "
             f"{percent(mlps)} from MLPs without an SAE."
         )
-    kept = number_in(facts, "faithfulness", "faithfulness")
-    lost = number_in(facts, "faithfulness", "completeness")
+    kept, lost = ratio_in(facts, "faithfulness"), ratio_in(facts, "completeness")
     n = number_in(facts, "faithfulness", "n_members")
     if kept is not None and lost is not None and n is not None:
         parts.append(
@@ -76,6 +75,11 @@ def _beside_chance(facts: dict[str, object]) -> str:
     if kept is None or lost is None:
         return ""
     return f" As many by chance: {real(kept)} and {real(lost)}."
+
+
+def ratio_in(facts: dict[str, object], name: str) -> float | None:
+    """The faithfulness or completeness; None beside a caveat, where older versions saved noise."""
+    return None if _caveat(facts) else number_in(facts, "faithfulness", name)
 
 
 def _caveat(facts: dict[str, object]) -> str:

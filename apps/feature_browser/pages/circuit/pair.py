@@ -14,7 +14,7 @@ from feature_browser.draw.numbers import UNKNOWN, count, flow_text, percent, rea
 from feature_browser.draw.tables import Column, cell, table
 from feature_browser.pages.circuit.address import CircuitAddress
 from feature_browser.pages.circuit.graphs import circuits_of, summary
-from feature_browser.pages.circuit.node_cards import filter_line, node_card, number_in
+from feature_browser.pages.circuit.node_cards import filter_line, node_card, number_in, ratio_in
 from feature_browser.pages.circuit.picture import legend_of, svg_of, zoom_buttons
 from feature_browser.pages.circuit.scene import GraphScene
 from feature_browser.shell.canvas import change, show
@@ -81,7 +81,7 @@ def _card(scene: GraphScene, name: str) -> Html:
         for token in found.graph.tokens
     )
     errors = number_in(facts, "scores", "error_influence")
-    faithful = number_in(facts, "faithfulness", "faithfulness")
+    faithful = ratio_in(facts, "faithfulness")
     missed = UNKNOWN if errors is None else percent(errors)
     trust = f"SAE errors {missed}, faithfulness {real(faithful)}"
     return html(
