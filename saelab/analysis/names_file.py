@@ -28,7 +28,7 @@ from saelab.analysis.explain.records import (
     set_paths,
 )
 from saelab.analysis.explain.scores import read_scores
-from saelab.analysis.lists import check_one_line
+from saelab.analysis.lists import lines_of
 from saelab.analysis.notes import LONGEST, Note, Notes, mark_of
 from saelab.config import UsageError
 from saelab.console import visible
@@ -194,9 +194,8 @@ def _text(value: object, name: str, where: str) -> str:
         raise UsageError(
             f"{where} has a {name} that is no text of up to {_TEXTS[name]} characters."
         )
-    if name == "label":
-        check_one_line(text, f"{where}: the label")
-    return text.strip()
+    # Files of older versions have labels of several lines.
+    return " ".join(lines_of(text)) if name == "label" else text.strip()
 
 
 @dataclass(frozen=True)

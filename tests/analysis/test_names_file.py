@@ -84,7 +84,6 @@ def test_names_from_elsewhere_make_sets_of_their_own(named):
         ("jsonl", '{"latent": 4, "lable": "x"}', "has the field 'lable'"),
         ("jsonl", '{"latent": true}', "names no latent"),
         ("jsonl", '{"latent": 1, "label": 3}', "no text of up to 200"),
-        ("csv", 'latent,label\n1,"a\nb"\n', "Line 3 of f: the label has 2 lines; write one"),
         ("jsonl", json.dumps({"latent": 1, "explanation": "\0" * 90}), "no text of up to 300"),
         ("jsonl", '{"latent": 1, "explanation": "x", "side": "both"}', "known are input, output"),
         ("jsonl", '{"latent": 1, "verdict": "accepted"}', "without an explanation"),
@@ -94,6 +93,14 @@ def test_a_damaged_file_is_told_in_one_sentence(form, text, told):
     with pytest.raises(UsageError, match=told) as error:
         parsed_names(text.encode(), form, "f")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [("csv", 'latent,label\n1,"a\n b"\n'), ("jsonl", r'{"latent": 1, "label": "a\n b"}')],
+)
+def test_a_label_of_several_lines_as_older_versions_wrote_is_read_as_one(form, text):
+    assert parsed_names(text.encode(), form, "f")[0]["label"] == "a b"
 
 
 def test_a_long_label_keeps_one_line_and_says_that_it_is_cut(named, capsys):
