@@ -90,10 +90,14 @@ def test_the_server_listens_on_this_machine_only_and_reports_nothing(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(click.Abort(), 0), (click.ClickException("no such file"), 1)]
+    ("error", "code"),
+    [(click.Abort(), 0), (KeyboardInterrupt(), 0), (click.ClickException("no such file"), 1)],
 )
 def test_ctrl_c_ends_the_server_well_and_what_is_wrong_is_said(
-    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
     def ended(**_: object) -> None:
         raise error

@@ -5,14 +5,24 @@ Its own command says "Aborted!" and exits with 1.
 
 import sys
 
-# Streamlit's own click: what its command raises.
-from streamlit.web.cli import click, main
 
-if __name__ == "__main__":
+def serve() -> int:
+    """Streamlit's command; the exit code."""
+    # Its own click: what the command raises.
+    from streamlit.web.cli import click, main
+
     try:
         main(standalone_mode=False)
     except click.Abort:
-        sys.exit(0)
+        return 0
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(serve())
+    except KeyboardInterrupt:  # While it is imported.
+        sys.exit(0)
