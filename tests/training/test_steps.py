@@ -106,7 +106,6 @@ def test_a_checkpoint_of_the_other_way_is_refused(small_store, tmp_path):
     ("changes", "named"),
     [
         ({}, "needs a CUDA device"),
-        ({"sae": {"variant": "k-sparse", "d_sae": 12, "k": 2}}, "are one matrix"),
         ({"sae": {"variant": "topk", "d_sae": 600, "k": 520}}, "k=520"),
         ({"ties": "float32", "precision": "bfloat16", "step": "auto"}, "--ties float32"),
     ],

@@ -34,7 +34,6 @@ from saelab.evaluation.tasks.probes import (
     mean_difference,
     mean_over_tasks,
     score,
-    spread,
 )
 from saelab.evaluation.tasks.summary import Headline
 
@@ -257,8 +256,11 @@ def _lines(probing: TaskProbing) -> Iterator[tuple[str, ...]]:
             for found in (probing.accuracy, probing.auroc)
         )
         yield f"mean of {n}", rules, *(f"{one.value:.1%}" for one in means)
-        if n > 2:
-            yield "  95 %", "", *map(spread, means)
+        # Both ends beside each other are wider than the columns have room for.
+        for end, name, said in (("low", "  from", "95 %"), ("high", "  to", "")):
+            found = [getattr(one, end) for one in means]
+            if None not in found:
+                yield name, said, *(f"{share:.1%}" for share in found)
         yield "  AUROC", "", *(f"{one.value:.3f}" for one in areas)
 
 
