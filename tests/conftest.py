@@ -31,7 +31,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # By nohup.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Machines are shared: an example's time says nothing about the code.
-settings.register_profile("saelab", deadline=None, max_examples=50)
+settings.register_profile("saelab", deadline=None, max_examples=25)
 settings.load_profile("saelab")
 
 
@@ -49,7 +49,6 @@ LONGEST = (
     "tests/lm/tiny/test_weights.py",
     "notebooks/01_quickstart.ipynb",
     "tests/training/test_fused_jump.py",
-    "notebooks/07_circuits.ipynb",
     "tests/analysis/test_kill.py",
     "tests/activations/test_packing.py",
     "tests/activations/test_ranks.py",
@@ -58,7 +57,6 @@ LONGEST = (
     "tests/sae/test_contract.py",
     "tests/evaluation/test_evaluate.py",
     "tests/apps/test_sheets.py",
-    "notebooks/02_features.ipynb",
     "tests/activations/test_kill.py",
     "tests/cli/test_bench_variants.py",
     "tests/training/test_origin.py",
@@ -73,7 +71,13 @@ LONGEST = (
 
 
 # The site of the documentation executes all notebooks.
-LONG_NOTEBOOKS = ("03_steering", "04_attention_circuits")
+LONG_NOTEBOOKS = (
+    "02_features",
+    "03_steering",
+    "04_attention_circuits",
+    "05_encoders",
+    "07_circuits",
+)
 
 
 def group(nodeid):

@@ -30,6 +30,12 @@ ALSO_HOSTILE = {
 VOCABULARY = HOSTILE + [ALSO_HOSTILE.get(i, f"word{i}") for i in range(len(HOSTILE), D_SAE - 1)]
 
 
+@pytest.fixture(autouse=True)
+def _heap_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each load of a model would seek garbage in what all tests have brought, seconds long."""
+    monkeypatch.setattr("gc.unfreeze", lambda: None)
+
+
 @pytest.fixture
 def open_app(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
     """Open the app at an address, by default on the runs of conftest.py."""

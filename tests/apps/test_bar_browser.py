@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from apps.serving import listen, served
+from apps.serving import PATIENCE_S, listen, served
 from apps.test_browser import violations
 from playwright.sync_api import BrowserContext, Page, expect
 
@@ -35,7 +35,7 @@ def url(root: Path) -> Iterator[str]:
 def page(profile: BrowserContext) -> Iterator[Page]:
     page = profile.new_page()
     page.set_default_timeout(60_000)
-    expect.set_options(timeout=60_000)
+    expect.set_options(timeout=1000 * PATIENCE_S)
     errors = listen(page)
     yield page
     page.close()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from apps.serving import listen, served
+from apps.serving import PATIENCE_S, listen, served
 from playwright.sync_api import Browser, BrowserContext, Page, WebSocketRoute, expect
 
 from saelab.analysis.notes import Note, Notes
@@ -36,7 +36,7 @@ def page(profile: BrowserContext) -> Iterator[Page]:
     page = profile.new_page()
     page.set_viewport_size({"width": 1280, "height": 900})
     page.set_default_timeout(60_000)
-    expect.set_options(timeout=60_000)
+    expect.set_options(timeout=1000 * PATIENCE_S)
     errors = listen(page)
     yield page
     page.close()

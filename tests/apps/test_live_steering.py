@@ -19,6 +19,7 @@ from feature_browser.pages.steering.experiment import (
     run_experiment,
 )
 from feature_browser.pages.steering.saved import directory, read, save, shelf
+from rest import rest
 
 from saelab.analysis.steering.edits import with_maxima
 from saelab.config import UsageError
@@ -100,7 +101,8 @@ def test_an_ablation_and_a_strength_of_zero_have_no_dose(live: Host):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"strength": -2.0}, {"op": "scale", "strength": 3.0, "temperature": 0.8, "seed": 5}]
+    "changes",
+    [{"op": "scale", "strength": 3.0, "temperature": 0.8, "seed": 5}, *rest({"strength": -2.0})],
 )
 def test_each_place_of_the_slider_says_what_an_experiment_of_that_strength_says(
     live: Host, live_runs: Path, changes: dict[str, object]

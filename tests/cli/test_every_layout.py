@@ -16,7 +16,7 @@ from saelab.activations.store import ActivationStore
 from saelab.training.run import Run
 
 CPU = ("--device", "cpu")
-QUICK = {"SAELens, layer norm", "Gemma Scope 2, affine transcoder", "circuit-tracer, CLT"}
+QUICK = {"Gemma Scope 2, affine transcoder", "circuit-tracer, CLT"}
 
 
 @pytest.fixture(scope="module")

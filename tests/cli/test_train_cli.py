@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from conftest import small_config
+from rest import rest
 
 from saelab.cli import main
 from saelab.sae.interop.convert import load_foreign_sae
@@ -113,7 +114,7 @@ def test_a_file_of_no_known_tool_is_refused_with_what_is_known(tmp_path, small_s
     assert "Gemma Scope" in message
 
 
-@pytest.mark.parametrize("backend", ["transformer-lens", "hugging-face"])
+@pytest.mark.parametrize("backend", ["hugging-face", *rest("transformer-lens")])
 def test_a_model_run_in_bfloat16_is_run_so_again_by_what_follows(
     checkpoint, text_file, tmp_path, capsys, backend
 ):

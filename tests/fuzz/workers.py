@@ -19,7 +19,7 @@ from pathlib import Path
 from fuzz.mutations import damage
 from fuzz.readers import Finding, findings, readers_of
 
-CPU_S = 5.0
+CPU_S = 10.0
 """Of one reader on one file."""
 GROWTH_MB = 300
 """Of the peak of memory, beyond what the undamaged file takes."""

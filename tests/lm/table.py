@@ -31,10 +31,11 @@ def checked(name: str) -> tuple[BridgeLanguageModel, list[Finding]]:
 
 def table() -> str:
     """The table, one line an architecture."""
-    return HEAD + "".join(map(_line, ARCHITECTURES))
+    return HEAD + "".join(map(line, ARCHITECTURES))
 
 
-def _line(name: str) -> str:
+def line(name: str) -> str:
+    """An architecture's row."""
     _, findings = checked(name)
     holding = {(f.about, f.check) for f in findings if f.holds}
     sites = [site for site in SITES if (site, "reads") in holding]

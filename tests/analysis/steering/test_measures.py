@@ -6,6 +6,7 @@ import torch
 from analysis.steering.cases import LAST, MIDDLE, PROMPT, break_edits, steerable
 from hypothesis import given
 from hypothesis import strategies as st
+from rest import rest
 
 from saelab.analysis.feature_file import FeatureFile, pack_vocabulary, write_features
 from saelab.analysis.steering.lens import lens_tokens
@@ -86,7 +87,7 @@ def test_confidence_is_a_probability_that_the_order_of_the_vocabulary_does_not_c
         ("repository", {"subtract": False}),
     ],
 )
-@pytest.mark.parametrize("variant", ["topk", "abs-topk"])
+@pytest.mark.parametrize("variant", ["abs-topk", *rest("topk")])
 def test_batches_of_latents_equal_one_at_a_time_in_every_form(perturbed_lm, variant, form, how):
     model = steerable(perturbed_lm, variant)
     found, lens = scored(model, form=form, batch_size=7)
