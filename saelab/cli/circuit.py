@@ -2,20 +2,21 @@
 
 import glob
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from saelab.cli.circuit_prompts import Asked, caveats, read_prompts, scores_tables
+from saelab.cli.circuit_prompts import Asked, caveats, each, read_prompts, scores_tables
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.config import Config, Heading, UsageError
+from saelab.console import note
 from saelab.files import check_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from saelab.analysis.circuits.explain import Circuit
 
 
@@ -49,7 +50,8 @@ class CircuitArguments(Config):
     prompts: Path | None = None
     """Explain several prompts and print a table of their scores: a file with a JSON object on each
     line, {"prompt": "...", "target": "...", "against": "..."}, the last two optional. tiny: an
-    indirect object, an induction and a bracket of the tiny model's language."""
+    indirect object, an induction and a bracket of the tiny model's language. A prompt that is
+    refused is named with its reason and left out; the exit code is then 1."""
     chat: bool = False
     """Put the prompt through the model's chat template; it is a user's message, or messages as JSON
     (`[{"role": "user", "content": ...}]`)."""
@@ -123,7 +125,9 @@ def main(arguments: list[str]) -> int:
         )
     if args.prompts is not None:
         return _several(args, args.prompts)
-    ((found, path),) = _explained(args, [Asked(_one(args), args.target, args.against)])
+    one = Asked(_one(args), args.target, args.against)
+    with _asking(args) as explained:
+        found, path = explained(one)
     _extras(args, found, path.stem)
     if args.json_:
         print(json.dumps(_values(args, found, path), indent=2, allow_nan=False))
@@ -147,11 +151,14 @@ def _several(args: CircuitArguments, file: Path) -> int:
             "leave one of them out."
         )
     asked = read_prompts(file)
-    found = _explained(args, asked)
+    with _asking(args) as explained:
+        found, refused = each(explained, asked)
+    for sentence in refused:
+        note(sentence)
     if args.json_:
         values = [_values(args, circuit, path) for circuit, path in found]
         print(json.dumps(values, indent=2, allow_nan=False))
-        return 0
+        return 1 if refused else 0
     from saelab.cli.tables import wide_console
 
     console = wide_console()
@@ -161,11 +168,12 @@ def _several(args: CircuitArguments, file: Path) -> int:
         console.print(line, markup=False, highlight=False)
     for _, path in found:
         print(path)
-    return 0
+    return 1 if refused else 0
 
 
-def _explained(args: CircuitArguments, asked: "Sequence[Asked]") -> "list[tuple[Circuit, Path]]":
-    """The circuits, and where the first run keeps them."""
+@contextmanager
+def _asking(args: CircuitArguments) -> "Iterator[Callable[[Asked], tuple[Circuit, Path]]]":
+    """Gives a prompt's circuit and where the first run keeps it; model and SAEs are loaded."""
     # Imported here, so that --help does not wait for torch.
     from saelab.analysis.circuits.explain import CircuitOptions, check_sizes
     from saelab.analysis.circuits.session import Session, usable_runs
@@ -189,15 +197,13 @@ def _explained(args: CircuitArguments, asked: "Sequence[Asked]") -> "list[tuple[
         )
         check_sizes(options)
         session = Session(args.device, args.model)
-        return [
-            session.explain(
-                args.runs,
-                one.prompt,
-                options.model_copy(update={"target": one.target, "against": one.against}),
-                chat=args.chat,
-            )
-            for one in asked
-        ]
+        session.loaded(usable_runs(args.runs))
+
+        def explained(one: Asked) -> "tuple[Circuit, Path]":
+            own = options.model_copy(update={"target": one.target, "against": one.against})
+            return session.explain(args.runs, one.prompt, own, chat=args.chat)
+
+        yield explained
 
 
 def _extras(args: CircuitArguments, found: "Circuit", name: str) -> None:
@@ -275,5 +281,4 @@ def _print(args: CircuitArguments, found: "Circuit") -> None:
         console.print(attention_table(found))
     if found.interventions:
         console.print(interventions_table(found))
-    text = summary(found, n_members=args.n_members, n_latents=args.n_latents)
-    console.print(text, markup=False)
+    console.print(summary(found, n_members=args.n_members), markup=False)

@@ -7,8 +7,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 from rich.table import Table
 
-from saelab.config import UsageError, first_problem
-from saelab.console import cells
+from saelab.config import UsageError, first_problem, shortened
+from saelab.console import cells, shown
 from saelab.formats.regular import read_regular, utf8
 
 if TYPE_CHECKING:
@@ -61,6 +61,27 @@ def read_prompts(file: Path) -> "tuple[Asked, ...]":
     if not 0 < len(found) <= MOST_PROMPTS:
         raise UsageError(f"{file} has {len(found)} prompts; give 1 to {MOST_PROMPTS:,}.")
     return tuple(found)
+
+
+def each(
+    explained: "Callable[[Asked], tuple[Circuit, Path]]", asked: "Sequence[Asked]"
+) -> "tuple[list[tuple[Circuit, Path]], list[str]]":
+    """What can be explained, and for each prompt that is refused a sentence that names it.
+
+    Raises:
+        UsageError: every prompt is refused; it names the first.
+    """
+    found, refused = [], []
+    for number, one in enumerate(asked, start=1):
+        try:
+            found.append(explained(one))
+        except UsageError as error:
+            name = f"prompt {number} of {len(asked)}, “{shown(shortened(one.prompt))}”"
+            refused.append((name, error))
+    if not found:
+        name, error = refused[0]
+        raise UsageError(f"No prompt can be explained; {name}: {error}")
+    return found, [f"{name}, is left out: {error}" for name, error in refused]
 
 
 def scores_tables(circuits: "Sequence[Circuit]") -> tuple[Table, Table]:

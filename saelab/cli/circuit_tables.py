@@ -92,10 +92,10 @@ def outside_table(found: "Circuit") -> "Table | None":
     return table
 
 
-def summary(found: "Circuit", *, n_members: int, n_latents: int | None = None) -> str:
+def summary(found: "Circuit", *, n_members: int) -> str:
     """The size of a circuit, its scores, and what the live model says of it.
 
-    `n_members` and `n_latents` are how many latents were to be judged.
+    `n_members` is how many latents were to be judged by gradients.
     """
     counts, scores = found.pruned.counts, found.scores
     lines = [
@@ -108,8 +108,6 @@ def summary(found: "Circuit", *, n_members: int, n_latents: int | None = None) -
         f"{scores.completeness:.2f}.",
         f"Live model, the graph's latents: {_judged(found, found)}",
     ]
-    if n_latents is not None and n_latents > counts["latents"]:
-        lines.append(f"  {n_latents} were asked for, and the graph has {counts['latents']}.")
     lines += _curve(found.curve, found.caveat)
     if (few := found.thinned) is not None:
         judged = _judged(found, few)

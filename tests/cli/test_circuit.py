@@ -138,6 +138,31 @@ def test_bad_input_is_one_sentence(runs, capsys, arguments, message):
     assert error.count("\n") == 1
 
 
+def test_a_refused_prompt_is_named_and_the_others_are_explained(runs, capsys, tmp_path):
+    def asked(*prompts):
+        file = tmp_path / "prompts.jsonl"
+        file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+        few = ("--n-latents", 10, "--n-members", 0, "--n-interventions", 0, "--n-attention", 0)
+        return circuit(runs[0], "--prompts", file, *few, "--json")
+
+    others = PROMPT, "a dog sat on the big red mat"
+    assert asked(*others) == 0
+    alone = capsys.readouterr()
+    assert "left out" not in alone.err
+    assert asked("the", others[0], "the zebra sat", others[1]) == 1
+    said = capsys.readouterr()
+    assert json.loads(said.out) == json.loads(alone.out)
+    short, unknown = [line for line in said.err.splitlines() if "is left out" in line]
+    assert short.startswith(
+        "Note: prompt 1 of 4, “the”, is left out: --n-latents 10 is more than the graph's "
+    )
+    assert unknown.startswith("Note: prompt 3 of 4, “the zebra sat”, is left out: ")
+    assert "“zebra”" in unknown
+    assert asked("the", "the zebra sat") == 2
+    error = capsys.readouterr().err
+    assert "No prompt can be explained; prompt 1 of 2, “the”: --n-latents" in error
+
+
 def test_a_run_given_twice_is_refused(runs, capsys):
     assert circuit(runs[0], runs[0], "--prompt", PROMPT) == 2
     assert "given twice" in capsys.readouterr().err
