@@ -11,6 +11,7 @@ from saelab.cli.options import Option
 COLUMN = 26
 """Column where the explanations of options start."""
 WIDEST = 120
+_WHOLE_WORDS = {"break_long_words": False, "break_on_hyphens": False}
 _KEPT = "\0"
 """A space at which no line is broken."""
 
@@ -83,13 +84,14 @@ def _wrapped(text: str, width: int) -> str:
 
 
 def _example(text: str, width: int) -> str:
-    """A command, broken before its options, so that it can still be pasted."""
+    """A command, broken before its options or long values, so that it can still be pasted."""
     lines: list[str] = []
     for part in re.split(r" (?=--)", text.strip()):
         if lines and len(lines[-1]) + len(part) + 7 <= width:
             lines[-1] += f" {part}"
-        else:
-            lines.append(f"{'  ' if lines else ''}{part}")
+            continue
+        for piece in textwrap.wrap(part, width - 7, **_WHOLE_WORDS) if '"' not in part else [part]:
+            lines.append(f"{'  ' if lines else ''}{piece}")
     return "\n".join(f"  {line}" for line in " \\\n".join(lines).split("\n"))
 
 
@@ -135,12 +137,5 @@ def _together(words: str) -> str:
 
 
 def _filled(text: str, width: int, first: str = "", rest: str = "") -> str:
-    lines = textwrap.fill(
-        text,
-        width,
-        initial_indent=first,
-        subsequent_indent=rest,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    lines = textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest, **_WHOLE_WORDS)
     return lines.replace(_KEPT, " ")

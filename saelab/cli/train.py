@@ -139,7 +139,10 @@ def main(arguments: list[str]) -> int:
         runs = _sweep(sweep)
     else:
         sweep = None
-        text = f"{about[name]}\n{EXAMPLE.format(variant=name)}"
+        text = about[name]
+        # A variant that this cannot train, e.g. since it reads several sites, has its own example.
+        if f"\n    saelab train {name} " not in text:
+            text += f"\n{EXAMPLE.format(variant=name)}"
         options = _options(variants[name])
         command = Command(f"saelab train {name}", text, options, chosen_by=CHOSEN)
         runs = [_train(name, read(command, arguments[1:]))]

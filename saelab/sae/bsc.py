@@ -10,7 +10,13 @@ from saelab.sae.truncated import TruncatedConfig
 
 
 class BSCConfig(TruncatedConfig):
-    """BSC: latents on or off, fitted by truncated expectation maximisation (arXiv 1908.06843)."""
+    """BSC: latents on or off, fitted by truncated expectation maximisation (arXiv 1908.06843).
+
+    No gradient fits it, so options of Adam and --budget are refused.
+
+        saelab train bsc --activations activations_cache/tiny --site blocks.2.hook_resid_post
+            --d-sae 1024 --n-tokens 4000000 --out runs/bsc
+    """
 
     variant: Literal["bsc"] = "bsc"
 

@@ -52,7 +52,15 @@ L0_WARMUP = 0.1
 class CLTConfig(AuxKConfig):
     """Cross-layer transcoder: each layer's latents write to all later MLPs (2025).
 
-    --site A+B+... are the inputs of all MLPs, in order, and --target-site their outputs.
+    --site A+B+... are the inputs of MLPs, in order, and --target-site their outputs; of all of a
+    model's, the recipe clt of `saelab train sweep` names them. Two layers:
+
+        saelab harvest --model tiny --text tiny --n-tokens 500000 --out activations_cache/mlps
+            --sites blocks.0.mlp.hook_in blocks.1.mlp.hook_in blocks.0.hook_mlp_out
+            blocks.1.hook_mlp_out
+        saelab train clt --activations activations_cache/mlps --d-sae 2048 --n-tokens 4000000
+            --site blocks.0.mlp.hook_in+blocks.1.mlp.hook_in
+            --target-site blocks.0.hook_mlp_out+blocks.1.hook_mlp_out --out runs/clt
     """
 
     variant: Literal["clt"] = "clt"

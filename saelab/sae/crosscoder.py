@@ -42,6 +42,11 @@ class CrosscoderConfig(AuxKConfig):
 
     --site A+B reads two sites of a store; --beside STORE reads --site of another model as well.
     `saelab diff` then lists shared and specific latents.
+
+        saelab harvest --model tiny --text tiny --n-tokens 500000 --out activations_cache/two
+            --sites blocks.1.hook_resid_post blocks.2.hook_resid_post
+        saelab train crosscoder --activations activations_cache/two --d-sae 2048 --n-tokens 4000000
+            --site blocks.1.hook_resid_post+blocks.2.hook_resid_post --out runs/crosscoder
     """
 
     variant: Literal["crosscoder"] = "crosscoder"

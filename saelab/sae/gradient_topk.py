@@ -25,6 +25,11 @@ class GradientTopKConfig(AuxKConfig):
 
     Training reads the gradients that `saelab harvest --gradients` stores. Inference has no
     gradients (the loss needs the next token), so `encode` is plain TopK.
+
+        saelab harvest --model tiny --sites blocks.2.hook_resid_post --text tiny --gradients
+            --n-tokens 500000 --out activations_cache/gradients
+        saelab train gradient-topk --activations activations_cache/gradients
+            --site blocks.2.hook_resid_post --d-sae 1024 --n-tokens 4000000 --out runs/gradient-topk
     """
 
     variant: Literal["gradient-topk"] = "gradient-topk"

@@ -27,7 +27,13 @@ SEEN = 1e-12
 
 
 class GSCConfig(TruncatedConfig):
-    """GSC, spike and slab: on with a normal value; truncated EM (arXiv 1908.06843)."""
+    """GSC, spike and slab: on with a normal value; truncated EM (arXiv 1908.06843).
+
+    No gradient fits it, so options of Adam and --budget are refused.
+
+        saelab train gsc --activations activations_cache/tiny --site blocks.2.hook_resid_post
+            --d-sae 1024 --n-tokens 4000000 --out runs/gsc
+    """
 
     variant: Literal["gsc"] = "gsc"
 

@@ -10,7 +10,13 @@ from saelab.sae.truncated import TruncatedConfig
 
 
 class TSCConfig(TruncatedConfig):
-    """TSC: latents off, or on with either sign; truncated expectation maximisation (1908.06843)."""
+    """TSC: latents off, or on with either sign; truncated expectation maximisation (1908.06843).
+
+    No gradient fits it, so options of Adam and --budget are refused.
+
+        saelab train tsc --activations activations_cache/tiny --site blocks.2.hook_resid_post
+            --d-sae 1024 --n-tokens 4000000 --out runs/tsc
+    """
 
     variant: Literal["tsc"] = "tsc"
 

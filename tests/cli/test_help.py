@@ -27,12 +27,6 @@ def refusal(command, arguments):
     return str(refused.value)
 
 
-def examples(command):
-    for block in textwrap.dedent(command.about).split("\n\n"):
-        if block.startswith("    saelab"):
-            yield from textwrap.dedent(block).replace("\n    ", " ").split("\n")
-
-
 @pytest.mark.parametrize("width", [80, 120])
 @every(COMMANDS)
 def test_help_fits_its_width_and_leaves_nothing_out(command, width, monkeypatch):
@@ -63,19 +57,6 @@ def test_paragraphs_stay_apart_and_are_filled(command, monkeypatch):
             assert block == textwrap.fill(
                 block.replace("\n", " "), 80, break_long_words=False, break_on_hyphens=False
             )
-
-
-@every(COMMANDS)
-def test_the_examples_of_a_help_text_can_be_typed(command):
-    found = [line for line in examples(command) if line.startswith(f"{command.name}")]
-    assert found
-    for line in found:
-        words = shlex.split(line.partition(" > ")[0])[len(command.name.split()) :]
-        if command.choices:
-            path = f"{command.name.removeprefix('saelab ')} {words[0]}"
-            read(COMMANDS[path], words[1:])
-        else:
-            read(command, words)
 
 
 def test_every_default_is_shown():
