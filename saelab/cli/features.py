@@ -13,7 +13,7 @@ from saelab.console import note, say, shown
 
 if TYPE_CHECKING:
     from saelab.analysis.features import FeatureOptions
-    from saelab.analysis.records import Features, LatentRecord
+    from saelab.analysis.records import Features
 
 MOST_SHOWN = 5
 """Examples that are printed of each chosen latent."""
@@ -117,25 +117,26 @@ def _chosen(args: FeaturesArguments, options: "FeatureOptions") -> int:
     lm = load_model_of([run], name=args.model, device=args.device)
     features = collect_chosen(run, lm, [*latents, *kept], options)
     for latent in latents:
-        for line in _told(features[latent], features.fires_on(latent)):
+        for line in _told(features, latent):
             print(line)
     print(features.file.path)
     return 0
 
 
-def _told(record: "LatentRecord", fires_on: str) -> Iterator[str]:
+def _told(features: "Features", latent: int) -> Iterator[str]:
     """What is printed of a latent: figures, what it fires on, its strongest examples."""
+    record, gap = features[latent], features.file.table.gap
     yield f"latent {record.latent}: {record.n_fired} firings on {record.n_tokens} tokens" + (
         f", maximum {record.max:.4g}" if record.n_fired else ""
     )
-    if fires_on:
+    if fires_on := features.fires_on(latent):
         yield f"  {shown(fires_on)}"
     kind = "negative" if 2 * record.n_negative > record.n_fired else "top"
     for example in record.examples[kind][:MOST_SHOWN]:
-        peak = example.peak
-        parts = (slice(peak), slice(peak, peak + 1), slice(peak + 1, None))
-        before, here, after = ("".join(t.text for t in example.tokens[part]) for part in parts)
-        yield f"  {example.value:8.4g}  {shown(before)}[{shown(here)}]{shown(after)}"
+        texts, peak = [token.text for token in example.tokens], example.peak
+        before, after = (shown(gap.join(part)) for part in (texts[:peak], texts[peak + 1 :]))
+        line = gap.join(part for part in (before, f"[{shown(texts[peak])}]", after) if part)
+        yield f"  {example.value:8.4g}  {line}"
 
 
 def _tell(features: "Features", name: str) -> None:

@@ -1,10 +1,12 @@
 """SAEs by name, on a folder with the release's files; and whether one fits its site."""
 
 import json
+import re
 
 import pytest
 import torch
 from cli.test_train_cli import SITE, run
+from conftest import TEXT
 from safetensors.torch import load_file
 
 from saelab.analysis.records import Features
@@ -121,7 +123,12 @@ def test_weights_stay_in_sixteen_bits_from_import_to_export(
     assert run("evaluate", out, "--metrics", "reconstruction", "dictionary", "uniformity",
                "--n-tokens", 50, "--n-uniformity", 2, "--device", "cpu") == 0  # fmt: skip
     assert run("features", out, "--latents", 1, 3, "--n-tokens", 100, "--device", "cpu") == 0
-    assert "latent 1: " in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("latent 1: ") for line in lines)
+    examples = [line.split(maxsplit=1)[1] for line in lines if "[" in line]
+    assert examples
+    for example in examples:
+        assert re.sub(r"^<bos> |[][]", "", example) in TEXT
     # What was chosen before stays: a list may name both.
     assert run("features", out, "--latents", 4, "--n-tokens", 100, "--device", "cpu") == 0
     said = capsys.readouterr()
