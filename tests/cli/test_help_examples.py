@@ -2,6 +2,7 @@
 
 import shlex
 import textwrap
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def examples(path):
             yield from (line for line in lines if line.startswith("saelab "))
 
 
-def typed(line):
+def typed(line) -> tuple[str, dict[str, Any]]:
     """The verb of an example, and the values of its options."""
     words = shlex.split(line.partition(" > ")[0])[1:]
     n = max(n for n in range(3) if " ".join(words[:n]) in COMMANDS)
