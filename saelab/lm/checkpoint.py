@@ -17,6 +17,7 @@ import torch
 from saelab.config import UsageError
 from saelab.console import told_if_slow
 from saelab.lm.tiny import MODEL_DIR
+from saelab.lm.tokenizer_file import as_stated
 from saelab.moved import remedy
 
 HARMLESS = re.compile(
@@ -171,7 +172,7 @@ def _tokenizer(name: str, where: str) -> Any:  # noqa: ANN401 - transformers has
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
         # Without a vocabulary some classes build a tokenizer that knows only special tokens.
         if set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
-            return tokenizer
+            return as_stated(name, where, tokenizer)
         reason: Exception | None = None
     except _errors() as error:
         reason = error

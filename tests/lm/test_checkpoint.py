@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from lm.architectures import save_architecture, save_tokenizer
+import transformers
+from lm.architectures import PROMPT, VOCABULARY, save_architecture, save_tokenizer
+from lm.tokenizers_of_kinds import byte_level
 from safetensors.torch import load_file, save_file
 
 from saelab.config import UsageError
 from saelab.lm.hf import load_hugging_face_model, serves
 from saelab.lm.load import load_language_model
+from saelab.lm.tokenizer_file import as_stated
 
 BOTH = pytest.mark.parametrize("load", [load_language_model, load_hugging_face_model])
 
@@ -95,8 +98,6 @@ def test_a_model_with_a_tied_head_is_whole_without_it(tmp_path, load):
 @BOTH
 @pytest.mark.parametrize("kind", ["LlamaModel", "LlamaForSequenceClassification"])
 def test_a_model_without_a_head_for_tokens_is_refused(tmp_path, load, kind):
-    import transformers
-
     config = transformers.LlamaConfig(
         hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
     )
@@ -151,8 +152,6 @@ def test_pickled_weights_are_not_read(copy, load):
 
 @BOTH
 def test_a_missing_shard_is_named(whole, copy, load):
-    import transformers
-
     (copy / "model.safetensors").unlink()
     model = transformers.AutoModelForCausalLM.from_pretrained(whole)
     model.save_pretrained(copy, max_shard_size="60KB")
@@ -182,14 +181,42 @@ def test_a_tokenizer_that_is_code_or_garbage_is_refused(copy):
     assert "needs Python code of its own" in refusal(load_language_model, copy)
 
 
+def test_text_is_split_as_tokenizer_json_says_where_transformers_takes_it_for_qwens(
+    tmp_path, capsys
+):
+    path = save_architecture(tmp_path, "Qwen 2")
+    lm = load_hugging_face_model(path, device="cpu")
+    assert lm.tokenizer.encode(PROMPT) == [VOCABULARY.index(word) for word in PROMPT.split()]
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "Note: " in line]
+    assert f"the tokenizer of {path} for a Qwen2Tokenizer, which splits text otherwise" in said
+
+
+def test_qwens_own_tokenizer_stays_unless_the_file_has_another_rule(tmp_path, capsys):
+    model = json.loads(byte_level().backend_tokenizer.to_str())["model"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    own: Any = transformers.Qwen2Tokenizer
+    own(model["vocab"], merges).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert as_stated("it", str(tmp_path), loaded) is loaded
+    file = tmp_path / "tokenizer.json"
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"normalizer": {"type": "Lowercase"}})
+    )
+    assert "Note: " not in capsys.readouterr().err
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    found = as_stated("it", str(tmp_path), loaded).encode("The CAT", add_special_tokens=False)
+    assert found == loaded.encode("the cat", add_special_tokens=False)
+    assert found != loaded.encode("The CAT", add_special_tokens=False)
+    assert "Note: " in capsys.readouterr().err
+
+
 def test_a_file_is_not_a_checkpoint(copy):
     assert "give the directory" in refusal(load_language_model, copy / "config.json")
     assert not serves(str(copy / "config.json"), [])
 
 
 def test_an_architecture_that_transformer_lens_lacks_is_refused_by_its_name(tmp_path):
-    import transformers
-
     size: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2}
     size |= {"vocab_size": 48, "num_attention_heads": 4}
     config = transformers.CONFIG_MAPPING["biogpt"](**size)
@@ -201,8 +228,6 @@ def test_an_architecture_that_transformer_lens_lacks_is_refused_by_its_name(tmp_
 
 def test_a_checkpoint_is_read_once(whole, monkeypatch):
     """Neither the digest nor TransformerLens reads the weights again."""
-    import transformers
-
     read, original = [], transformers.LlamaForCausalLM.from_pretrained
 
     def counted(*args, **options):
@@ -218,8 +243,6 @@ def test_a_checkpoint_is_read_once(whole, monkeypatch):
 def test_a_model_that_also_sees_is_read_without_installing_anything(tmp_path, monkeypatch):
     """TransformerLens would run pip for torchvision, which may replace torch on the way."""
     import subprocess
-
-    import transformers
 
     text: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2}
     text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 48}
