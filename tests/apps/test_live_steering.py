@@ -294,7 +294,7 @@ def test_a_steering_that_took_no_effect_is_said(
     def fail(*_: object) -> None:
         raise RuntimeError("The logits did not notice the change.")
 
-    monkeypatch.setattr("feature_browser.pages.steering.live_view.run_experiment", fail)
+    monkeypatch.setattr("saelab.analysis.steering.generate.steer", fail)
     text = EXPERIMENT.model_copy(update={"seed": 77}).text
     assert "did not notice" in drawn(opened(open_app, live_runs, experiment=text))
 

@@ -3,6 +3,8 @@
 torch is imported where an experiment is run, so that a page can draw one without it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import streamlit as st
@@ -102,12 +104,22 @@ def experiment_of(text: str) -> Experiment:
         raise UsageError(f"This is not an experiment ({first_problem(error)}).") from None
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """An error of the running model, or of the check that a change works, as one sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"The model could not be steered: {reason}") from error
+
+
+@_explained()
 def run_experiment(live: "Host", experiment: Experiment) -> "Comparison":
     """The prompt continued with and without the change, after a check that the change works.
 
     Raises:
-        UsageError: the experiment does not fit the model.
-        RuntimeError: the change did not take effect.
+        UsageError: the experiment does not fit the model, or the change did not take effect.
     """
     from saelab.analysis.steering.generate import steer
 
@@ -133,11 +145,12 @@ def dialled(experiment: Experiment) -> "list[Experiment]":
     ]
 
 
+@_explained()
 def run_dialled(live: "Host", experiment: Experiment) -> "list[Continuation]":
     """What is said at each strength of `dialled`, with the experiment's own random numbers.
 
     Raises:
-        UsageError, RuntimeError: as `run_experiment` does.
+        UsageError: as `run_experiment` does.
     """
     from saelab.analysis.steering.generate import steer_at
 
@@ -148,11 +161,12 @@ def run_dialled(live: "Host", experiment: Experiment) -> "list[Continuation]":
         return steer_at(host, change, prompt, strengths, _sampling(experiment))
 
 
+@_explained()
 def run_reply(live: "Host", experiment: Experiment, earlier: "Sequence[Exchange]") -> "Exchange":
     """Both models' answers to the experiment's last message, after those to the `earlier` ones.
 
     Raises:
-        UsageError, RuntimeError: as `run_experiment` does.
+        UsageError: as `run_experiment` does.
     """
     from saelab.analysis.steering.conversation import reply
 
@@ -162,11 +176,12 @@ def run_reply(live: "Host", experiment: Experiment, earlier: "Sequence[Exchange]
         return reply(host, change, earlier, message, _sampling(experiment))
 
 
+@_explained()
 def run_doses(live: "Host", experiment: Experiment) -> "DoseResponse | None":
     """The experiment at multiples of its strength; None if it has no strength.
 
     Raises:
-        UsageError, RuntimeError: as `run_experiment` does.
+        UsageError: as `run_experiment` does.
     """
     if experiment.op == "ablate" or not experiment.strength:
         return None

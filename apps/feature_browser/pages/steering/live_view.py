@@ -111,19 +111,13 @@ def _run(card: RunCard, experiment: Experiment) -> "tuple[Comparison, DoseRespon
 @st.cache_resource(max_entries=64, show_spinner="Steering …")
 def _compared(_live: "Host", path: str, stamps: tuple[int, int], text: str) -> "Comparison":
     del path, stamps  # part of the cache's key only
-    try:
-        return run_experiment(_live, experiment_of(text))
-    except RuntimeError as error:
-        raise _failed(error) from error
+    return run_experiment(_live, experiment_of(text))
 
 
 @st.cache_resource(max_entries=64, show_spinner="Trying a range of strengths …")
 def _dosed(_live: "Host", path: str, stamps: tuple[int, int], text: str) -> "DoseResponse | None":
     del path, stamps  # part of the cache's key only
-    try:
-        return run_doses(_live, experiment_of(text))
-    except RuntimeError as error:
-        raise _failed(error) from error
+    return run_doses(_live, experiment_of(text))
 
 
 def _dial(card: RunCard, experiment: Experiment, comparison: "Comparison") -> Html:
@@ -141,14 +135,7 @@ def _dial(card: RunCard, experiment: Experiment, comparison: "Comparison") -> Ht
 @st.cache_resource(max_entries=64, show_spinner="Steering at other strengths …")
 def _dialled(_live: "Host", path: str, stamps: tuple[int, int], text: str) -> "list[Continuation]":
     del path, stamps  # part of the cache's key only
-    try:
-        return run_dialled(_live, experiment_of(text))
-    except RuntimeError as error:
-        raise _failed(error) from error
-
-
-def _failed(error: RuntimeError) -> UsageError:
-    return UsageError(f"The model could not be steered: {str(error).splitlines()[0]}")
+    return run_dialled(_live, experiment_of(text))
 
 
 def _no_model(card: RunCard) -> Html:

@@ -110,10 +110,7 @@ def _exchanges(
     if experiment.then:
         before = experiment.model_copy(update={"then": experiment.then[:-1]})
         earlier = _exchanges(_live, path, stamps, before.text)
-    try:
-        return (*earlier, run_reply(_live, experiment, earlier))
-    except RuntimeError as error:
-        raise UsageError(f"The model could not be steered: {str(error).splitlines()[0]}") from error
+    return (*earlier, run_reply(_live, experiment, earlier))
 
 
 def _turn(message: str, answer: "Continuation") -> Html:
