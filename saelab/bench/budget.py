@@ -171,7 +171,12 @@ def _plan(d_sae: int, time: float, setting: BudgetSetting, pace: Pace) -> _Plan:
     while True:
         shape = StepShape(setting.d_in, d_sae, math.ceil(k or usual_k(setting.d_in)), batch)
         parts = pace.step_parts(
-            shape, setting.variant, products=built.encoder_products, fused=fused, half=half
+            shape,
+            setting.variant,
+            products=built.encoder_products,
+            fused=fused,
+            half=half,
+            pursues=rule is not None and rule.pursues,
         )
         step = pace.train * sum(parts.values())
         affordable = time / step * batch

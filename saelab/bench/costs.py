@@ -201,7 +201,12 @@ def step_parts(job: Work, fleet: Fleet, shards: int, width: int) -> dict[str, fl
     size = StepShape(d, m, -(-job.k // shards), job.batch_size)
     fused = pace.kernels and job.kernels
     found = pace.step_parts(
-        size, job.sae.variant, products=job.products, fused=fused, half=job.half
+        size,
+        job.sae.variant,
+        products=job.products,
+        fused=fused,
+        half=job.half,
+        pursues=job.rule is not None and job.rule.pursues,
     )
     if shards > 1:
         hosts, per_host = fleet.hosts(shards), fleet.per_host

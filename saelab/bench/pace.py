@@ -14,12 +14,19 @@ from typing import Any
 from saelab.bench.machine import Rates, StepShape
 from saelab.config import UsageError
 from saelab.formats.json_file import read_object
+from saelab.kernels.sizes import gram_pays
+from saelab.pursuit.steps import GRAM_UPDATE_COST, gram_saves
 
 HERE = Path(__file__).resolve().parent
 KINDS, MEASURED = HERE / "kinds.json", HERE / "measured"
 USABLE = 0.92
 """Share of a GPU's memory that may be planned with."""
 ROAD = "road"
+STEPS = "pursuit's steps"
+"""The part of matching pursuit's time in which correlations are updated by a Gram matrix."""
+ON_CHIP = 670
+"""Operations of a product that take as long as a kernel of matching pursuit needs to update one
+correlation: at 768 / 32768 / 32 the steps take 7.2 ms on an H100, and as long on an H200."""
 SAME_HOST = 0.25
 """Exchange between processes on a CPU, over the rate at which it copies; assumed."""
 
@@ -70,15 +77,42 @@ class Pace:
     sources: tuple[str, ...]
 
     def step_parts(
-        self, shape: StepShape, variant: str, *, products: int, fused: bool, half: bool
+        self,
+        shape: StepShape,
+        variant: str,
+        *,
+        products: int,
+        fused: bool,
+        half: bool,
+        pursues: bool = False,
     ) -> dict[str, float]:
-        """Seconds of the parts of a step; their sum is the step's time."""
-        parts = self.rates.parts(shape, products)
-        product = parts.pop("encoder's product") * (1.0 if half else self.single)
+        """Seconds of the parts of a step; their sum is the step's time.
+
+        `pursues` is for matching pursuit, whose one matrix may have a Gram matrix instead of all
+        `products` but the first.
+        """
+        update = self._update(shape, half=half) if pursues else None
+        parts = self.rates.parts(shape, 1 if update else products, 1 if pursues else 2)
+        product, steps = parts.pop("encoder's product"), {}
+        if update is not None:
+            product += 2 * shape.d_sae**2 * shape.d_in / self.rates.matmul
+            updated = shape.batch * shape.k * shape.d_sae
+            steps = {STEPS: update * updated / self.rates.matmul}
+        product *= 1.0 if half else self.single
         beside = self.step if fused else self.autograd
         factor = self.variants.get(variant, 1.0) if fused else 1.0
-        found = {"encoder's product": product, **{n: beside * t for n, t in parts.items()}}
+        found = {"encoder's product": product, **{n: beside * t for n, t in parts.items()}, **steps}
         return {name: factor * seconds for name, seconds in found.items()}
+
+    def _update(self, shape: StepShape, *, half: bool) -> int | None:
+        """Operations of a product that take as long as updating a correlation by a Gram matrix.
+
+        None where there is no such matrix.
+        """
+        batch, m, k = shape.batch, shape.d_sae, shape.k
+        if self.kernels:
+            return ON_CHIP if gram_pays(batch, m, k, rounds=half) else None
+        return 2 * GRAM_UPDATE_COST if gram_saves(batch, m, shape.d_in, k) else None
 
     def weights_seconds(self, d_sae: int, width: int, d_vocab: int) -> float:
         """Seconds of the products of `features` with an SAE's weights: logits, and all neighbours.
@@ -226,11 +260,12 @@ def _shares(
         return max(1.0, (stage["seconds"] - stage["fixed"]) / stage["floor"])
 
     features, options = stages["features"], {"products": step["products"], "half": setting["half"]}
+    options["pursues"] = step.get("pursues", False)
     parts = pace.step_parts(
         StepShape(**step["shape"]), setting["variant"], fused=pace.kernels, **options
     )
-    beside = sum(parts.values()) - parts["encoder's product"]
-    own = max(0.1, (step["seconds"] - parts["encoder's product"]) / beside)
+    kept = parts["encoder's product"] + parts.get(STEPS, 0.0)
+    own = max(0.1, (step["seconds"] - kept) / (sum(parts.values()) - kept))
     fixed = sum(stages[name]["fixed"] for name in ("harvest", "train", "evaluate")) / 3
     d_sae, width = setting["d_sae"], 2 * setting["d_model"]
     products = pace.weights_seconds(d_sae, width, setting["d_vocab"])

@@ -20,6 +20,7 @@ from saelab.bench.machine import StepShape, measure_rates
 from saelab.bench.pace import ROAD
 from saelab.bench.step import step_config, time_step
 from saelab.evaluation.evaluate import evaluate
+from saelab.kernels.rules import FusedRule
 from saelab.lm.hf import load_hugging_face_model
 from saelab.lm.protocol import LanguageModel
 from saelab.lm.random_model import save_random_model
@@ -182,9 +183,11 @@ class Road:
         stage = self._stage(
             "train", size.n_trained, learn, lambda n: n / size.batch_size * step.seconds, of
         )
-        products = runs[-1].load_sae().encoder_products
+        sae = runs[-1].load_sae()
         alone = {"shape": asdict(shape), "seconds": step.seconds, "way": step.way}
-        self.step = {**alone, "products": products}
+        rule = sae.fused_rule()
+        pursues = isinstance(rule, FusedRule) and rule.pursues
+        self.step = {**alone, "products": sae.encoder_products, "pursues": pursues}
         self.read = self._reading(store)
         return runs[-1], stage
 

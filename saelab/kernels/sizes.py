@@ -36,3 +36,13 @@ def fits_batch_select(batch: int, m: int, n: int) -> bool:
     """
     width, n_segments = segment_width(m), batch * segments(m)
     return n_segments < 2**31 and (n * width if n <= n_segments else batch * m) < 2**31
+
+
+def gram_pays(batch: int, d_sae: int, n_steps: int, *, rounds: bool) -> bool:
+    """Whether a pursuit's Gram matrix fits beside kernels and costs less than what it replaces.
+
+    Reading one of its rows takes no longer than the product of a row and all atoms. If products
+    round, it is in half the bytes.
+    """
+    widest = GRAM_LATENTS if rounds else GRAM_LATENTS // 2
+    return d_sae <= min(widest, (n_steps - 1) * batch)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.kernels.cuda import runs_triton
+from saelab.kernels.sizes import gram_pays
 
 GRAM_LIMIT_BYTES = 2**30
 """The largest Gram matrix that a pursuit keeps: d_sae=16384 in float32.
@@ -50,12 +51,10 @@ def fastest_pursuit(task: PursuitTask) -> Callable[[PursuitTask], int]:
     n_steps = values.shape[1]
     if not runs_triton(x):
         return _pursue
-    from saelab.kernels.triton.pursuit.gram import gram_pays
-
     rounds = coarse != atoms.dtype
     if gram_pays(len(x), len(atoms), n_steps, rounds=rounds):
         return _pursue_on_chip
-    return _pursue_by_kernels if rounds or not _gram_pays(len(x), atoms, n_steps) else _pursue
+    return _pursue_by_kernels if rounds or not _gram_saves(len(x), atoms, n_steps) else _pursue
 
 
 def _pursue(task: PursuitTask) -> int:
@@ -135,7 +134,7 @@ class _Correlations:
         self.values = x.to(coarse) @ self._atoms.T
         self._gram = self._rows = None
         # In a coarse type the update's rounding would add up over the steps.
-        if coarse == atoms.dtype and _gram_pays(len(x), atoms, n_steps):
+        if coarse == atoms.dtype and _gram_saves(len(x), atoms, n_steps):
             self._gram = atoms @ atoms.T
             # Allocated once: on a CPU, fresh memory costs more than what is written to it.
             self._rows = torch.empty_like(self.values)
@@ -154,13 +153,17 @@ class _Correlations:
             self.values.addcmul_(c, rows, value=-1)
 
 
-def _gram_pays(batch: int, atoms: Float[Tensor, "d_sae d_in"], n_steps: int) -> bool:
-    """Whether updating correlations by the Gram matrix is cheaper than computing them anew.
+def _gram_saves(batch: int, atoms: Float[Tensor, "d_sae d_in"], n_steps: int) -> bool:
+    d_sae, d_in = atoms.shape
+    return gram_saves(batch, d_sae, d_in, n_steps, atoms.element_size())
+
+
+def gram_saves(batch: int, d_sae: int, d_in: int, n_steps: int, size: int = 4) -> bool:
+    """Whether torch updates correlations by the Gram matrix faster than it computes them anew.
 
     Building it costs `d_sae * d_in` multiply-adds an atom; a row and step saves what the update is
-    cheaper by.
+    cheaper by. A number has `size` bytes.
     """
-    d_sae, d_in = atoms.shape
-    fits = d_sae**2 * atoms.element_size() <= GRAM_LIMIT_BYTES
+    fits = d_sae**2 * size <= GRAM_LIMIT_BYTES
     saved = (n_steps - 1) * batch * (d_in - GRAM_UPDATE_COST)
     return fits and d_sae * d_in <= saved

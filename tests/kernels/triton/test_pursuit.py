@@ -6,6 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kernels.triton_device import DEVICE
 
+from saelab.kernels.sizes import gram_pays
 from saelab.kernels.triton.pursuit import gram
 from saelab.kernels.triton.pursuit import steps as kernels
 from saelab.pursuit import matching_pursuit as matching
@@ -18,7 +19,7 @@ def by_kernels(monkeypatch, request):
     """Let pursuits in float32 run by kernels, as they do on a GPU."""
     for module in (steps, matching):
         monkeypatch.setattr(module, "runs_triton", lambda t: t.dtype == torch.float32)
-    monkeypatch.setattr(gram, "gram_pays", lambda *_args, **_options: request.param)
+    monkeypatch.setattr(steps, "gram_pays", lambda *_args, **_options: request.param)
     monkeypatch.setattr(steps, "GRAM_UPDATE_COST", 10**9)
 
 
@@ -126,7 +127,7 @@ def test_on_the_chip_every_step_takes_the_best_atom(seed, batch, d_in, d_sae, n_
 def test_under_autocast_a_choice_is_nearly_the_best(monkeypatch, on_chip):
     """On the chip it stays within float16's rounding of the row, over all steps."""
     monkeypatch.setattr(steps, "runs_triton", lambda _: True)
-    monkeypatch.setattr(gram, "gram_pays", lambda *_args, **_options: on_chip)
+    monkeypatch.setattr(steps, "gram_pays", lambda *_args, **_options: on_chip)
     x, atoms = case(batch=4, d_in=32, d_sae=200)
     x *= 1e6
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
@@ -148,4 +149,4 @@ def test_under_autocast_a_choice_is_nearly_the_best(monkeypatch, on_chip):
     ],
 )
 def test_the_matrix_is_made_where_it_saves_products(batch, d_sae, n_steps, rounds, pays):
-    assert gram.gram_pays(batch, d_sae, n_steps, rounds=rounds) == pays
+    assert gram_pays(batch, d_sae, n_steps, rounds=rounds) == pays

@@ -15,7 +15,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saelab.kernels.sizes import GRAM_LATENTS, power_of_two
+from saelab.kernels.sizes import power_of_two
 from saelab.kernels.triton.step.aux_k import product_
 
 PER_WARP = 512
@@ -66,16 +66,6 @@ def _steps_kernel(
         # A stopped row would choose the same atom again.
         step = tl.where(value > 0, step + 1, n_steps)
     tl.store(residual + token * d + column, left, mask=inside)
-
-
-def gram_pays(batch: int, d_sae: int, n_steps: int, *, rounds: bool) -> bool:
-    """Whether the Gram matrix fits beside kernels and costs less than the products it replaces.
-
-    Reading one of its rows takes no longer than the product of a row and all atoms. If products
-    round, it is in half the bytes.
-    """
-    widest = GRAM_LATENTS if rounds else GRAM_LATENTS // 2
-    return d_sae <= min(widest, (n_steps - 1) * batch)
 
 
 def pursue_rows(

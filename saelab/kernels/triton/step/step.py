@@ -7,11 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.kernels.exchange import LatentExchange
-from saelab.kernels.sizes import ceil_div
+from saelab.kernels.sizes import ceil_div, gram_pays
 from saelab.kernels.torch.pairs import LatentPairs, Slices
 from saelab.kernels.triton.codes.jump import JumpCodes
 from saelab.kernels.triton.codes.pursuit import PursuitCodes
-from saelab.kernels.triton.pursuit.gram import gram_pays
 from saelab.kernels.triton.select.ties import TieFactors
 from saelab.kernels.triton.step.adam import (
     advance_rates,
