@@ -79,6 +79,19 @@ def test_another_server_reads_what_was_found(pair, monkeypatch):
     assert same(kept, found)
 
 
+def test_what_a_page_waits_for_is_kept_where_reading_it_is_faster(pair, monkeypatch):
+    monkeypatch.setattr(compare_job, "COSINES_AT_ONCE", 600)
+    found = matching(*pair)
+    assert isinstance(found, Correspondence)
+    assert not (pair[0].path.parent / "comparisons").exists()
+    monkeypatch.setattr(compare_job, "KEPT_FROM", 600)
+    for sides in (pair, [WeightsFile(side.path, side.stamp, unreadable) for side in pair]):
+        monkeypatch.setattr(compare_job, "_jobs", {})
+        again = matching(*sides)
+        assert isinstance(again, Correspondence)
+        assert same(again, found)
+
+
 def test_a_search_that_was_broken_off_goes_on_from_what_was_kept(pair, monkeypatch):
     this, other = pair
     monkeypatch.setattr(nearest, "STRETCH", 7)

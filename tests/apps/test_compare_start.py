@@ -1,6 +1,7 @@
 """What two runs owe to having begun at the same weights."""
 
 import shutil
+import threading
 from dataclasses import replace
 from functools import partial
 
@@ -9,9 +10,10 @@ import pytest
 from conftest import small_config
 from feature_browser.data.catalogue import read_card
 from feature_browser.data.reading import decoder, stamp
-from feature_browser.pages.compare import job
+from feature_browser.pages.compare import job, pairs
 from feature_browser.pages.compare.correspondence import ALIKE, correspond
 from feature_browser.pages.compare.job import Progress
+from feature_browser.pages.compare.pairs import match_some
 from feature_browser.pages.compare.start import (
     Start,
     beginning,
@@ -63,6 +65,22 @@ def test_the_initial_decoder_is_that_of_a_run_before_its_first_step(small_store,
     )
     drawn = initial_decoder(read_card(run.path, tmp_path), 0)
     np.testing.assert_array_equal(drawn.rows * drawn.norms[:, None], rows)
+
+
+def test_what_may_be_chosen_is_matched_while_the_reader_looks(root, monkeypatch):
+    monkeypatch.setattr(job, "_jobs", {})
+    one, two, other = (card(root, name) for name in ("one", "two", "other"))
+    match_some(one, [two, other])
+    for thread in threading.enumerate():
+        if thread.name == "compare-ahead":
+            thread.join()
+    assert len(job._jobs) == 2
+    monkeypatch.setattr(job, "_started", None)
+    assert found_same(pairs.matched(two, one), matched(two, one))
+
+
+def found_same(one, other):
+    return np.array_equal(one.this.nearest.row, other.this.nearest.row)
 
 
 def test_matches_of_one_seed_are_mostly_the_rows_that_began_alike(root):

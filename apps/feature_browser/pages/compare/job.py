@@ -1,4 +1,4 @@
-"""Matching two large decoders takes time: it runs in the background, and results are kept."""
+"""Matching two decoders takes time: it runs in the background, and what took long is kept."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from feature_browser.data.weights import DecoderRows, width
-from feature_browser.pages.compare.correspondence import Correspondence, correspond, of_nearest
+from feature_browser.pages.compare.correspondence import Correspondence, of_nearest
 from feature_browser.pages.compare.nearest import Nearest, Search, begin, search
 from saelab.config import UsageError
 from saelab.formats.hdf5_file import Hdf5Arrays, read_hdf5, write_hdf5
@@ -20,6 +20,8 @@ COSINES_AT_ONCE = 2**26
 """Up to this number of cosines, a fifth of a second's work, the page waits."""
 INITIAL_AT_ONCE = 2**24
 """The same for initial decoders: they are drawn first, and come on top."""
+KEPT_FROM = 2**24
+"""From this number of cosines on, reading a result is faster than finding it again."""
 DIRECTORY = "comparisons"
 FORMAT = "saelab-comparison/2"
 KEPT = 16
@@ -55,12 +57,14 @@ class Job:
     Attributes:
         progress: its progress.
         found, problem: its result or its problem, once it is done.
+        short: whether the page waits for it.
     """
 
     progress: Progress = Progress(0.0)
     found: Correspondence | None = None
     problem: str = ""
     thread: threading.Thread | None = None
+    short: bool = False
 
 
 _jobs: dict[tuple[WeightsFile, WeightsFile], Job] = {}
@@ -70,13 +74,25 @@ _lock = threading.Lock()
 def matching(this: WeightsFile, other: WeightsFile) -> Correspondence | Progress:
     """The correspondence of two runs' latents, or the progress of its computation.
 
-    The first call starts the work: small decoders are matched at once; earlier results are read
-    from `comparisons/` in the directory of one of the runs; other comparisons run in the
-    background. An interrupted search continues from its last saved state.
+    The first call starts the work beside the page, which waits for small decoders. Earlier results
+    are read from `comparisons/` in the directory of one of the runs. An interrupted search
+    continues from its last saved state.
 
     Raises:
         UsageError: a weights file is damaged.
     """
+    first, job = _asked(this, other)
+    if job.short and job.thread is not None:
+        job.thread.join()
+    if job.problem:
+        raise UsageError(job.problem)
+    if job.found is None:
+        return job.progress
+    return job.found if first is this else job.found.turned()
+
+
+def _asked(this: WeightsFile, other: WeightsFile) -> tuple[WeightsFile, Job]:
+    """The side that comes first, and the job, which is started if it is new."""
     first, second = sorted((this, other), key=lambda weights: weights.path)
     with _lock:
         job = _jobs.get((first, second))
@@ -84,33 +100,35 @@ def matching(this: WeightsFile, other: WeightsFile) -> Correspondence | Progress
             job = _jobs[first, second] = _started(first, second)
             while len(_jobs) > KEPT:
                 del _jobs[next(iter(_jobs))]
-        problem = job.problem
-    if problem:
-        raise UsageError(problem)
-    if job.found is None:
-        return job.progress
-    return job.found if first is this else job.found.turned()
+    return first, job
+
+
+def _n_cosines(first: WeightsFile, second: WeightsFile) -> int:
+    return width(first.path)[0] * width(second.path)[0]
+
+
+def is_short(first: WeightsFile, second: WeightsFile) -> bool:
+    """Whether a page waits until the two are matched."""
+    most = INITIAL_AT_ONCE if first.initial else COSINES_AT_ONCE
+    return _n_cosines(first, second) <= most
 
 
 def _started(first: WeightsFile, second: WeightsFile) -> Job:
-    job = Job()
-    sizes = [width(weights.path)[0] for weights in (first, second)]
+    job = Job(short=is_short(first, second))
     kept = _kept_at(first, second)
-    begun = _read(kept, *sizes)
+    begun = _read(kept, *(width(weights.path)[0] for weights in (first, second)))
     if begun is not None and begun.share == 1:
         job.found = of_nearest(begun.across, begun.back)
         return job
-    if sizes[0] * sizes[1] <= (INITIAL_AT_ONCE if first.initial else COSINES_AT_ONCE):
-        job.found = correspond(first.read(), second.read())
-        return job
-    arguments = (job, kept, first, second, begun)
+    where = None if job.short and _n_cosines(first, second) < KEPT_FROM else kept
+    arguments = (job, where, first, second, begun)
     job.thread = threading.Thread(target=_run, args=arguments, daemon=True)
     job.thread.start()
     return job
 
 
 def _run(
-    job: Job, kept: Path, first: WeightsFile, second: WeightsFile, begun: Search | None
+    job: Job, kept: Path | None, first: WeightsFile, second: WeightsFile, begun: Search | None
 ) -> None:
     try:
         job.found = _searched(job, kept, first.read(), second.read(), begun)
@@ -119,7 +137,7 @@ def _run(
 
 
 def _searched(
-    job: Job, kept: Path, first: DecoderRows, second: DecoderRows, begun: Search | None
+    job: Job, kept: Path | None, first: DecoderRows, second: DecoderRows, begun: Search | None
 ) -> Correspondence:
     found = begun = begun or begin(first, second)
     started = written = time.monotonic()
@@ -127,7 +145,7 @@ def _searched(
         now = time.monotonic()
         pace = (found.share - begun.share) / max(now - started, 1e-9)
         job.progress = Progress(found.share, (1 - found.share) / pace)
-        if found.share == 1 or now - written >= SECONDS_BETWEEN_KEEPS:
+        if kept is not None and (found.share == 1 or now - written >= SECONDS_BETWEEN_KEEPS):
             _write(kept, found)
             written = now
     return of_nearest(found.across, found.back)

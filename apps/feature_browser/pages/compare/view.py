@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import streamlit as st
@@ -10,7 +9,6 @@ import streamlit as st
 from feature_browser.data.address import link
 from feature_browser.data.catalogue import Catalogue, RunCard
 from feature_browser.data.labels import LatentNames
-from feature_browser.data.reading import decoder, stamp
 from feature_browser.draw.boxes import alone, bar, boxed, message
 from feature_browser.draw.charts import cosine_chart
 from feature_browser.draw.markup import EMPTY, Html, html, joined
@@ -30,7 +28,8 @@ from feature_browser.pages import Page
 from feature_browser.pages.compare.address import SIDES, CompareAddress
 from feature_browser.pages.compare.code import compare_elsewhere
 from feature_browser.pages.compare.correspondence import ALIKE, KINDS, Correspondence, Side
-from feature_browser.pages.compare.job import Progress, WeightsFile, matching
+from feature_browser.pages.compare.job import Progress
+from feature_browser.pages.compare.pairs import match_some, matched
 from feature_browser.pages.compare.places import cannot_match
 from feature_browser.pages.compare.run_figures import figures
 from feature_browser.pages.compare.start import Start, beginning, same_start, untrained
@@ -51,6 +50,7 @@ def compare_view(catalogue: Catalogue, card: RunCard, address: CompareAddress) -
     other = catalogue.runs.get(address.other or "")
     if other is None or other.name == card.name:
         show(alone(joined([_choose(card, others, address)])), "compare")
+        match_some(card, others)
         return
     parts = [_title(card, other, address), *_caveats(card, other), figures(card, other)]
     try:
@@ -69,15 +69,6 @@ def compare_view(catalogue: Catalogue, card: RunCard, address: CompareAddress) -
         _waiting(card, other, matched, "Comparing decoders")
     elif isinstance(start, Progress):
         _waiting(card, other, untrained, "Comparing initial decoders")
-
-
-def matched(card: RunCard, other: RunCard) -> Correspondence | Progress:
-    """The correspondence of two runs' latents, or the progress of its computation."""
-    first, second = (
-        WeightsFile(run.weights_path, stamp(run.weights_path), partial(decoder, run))
-        for run in (card, other)
-    )
-    return matching(first, second)
 
 
 @st.fragment(run_every=SECONDS_BETWEEN_LOOKS)
