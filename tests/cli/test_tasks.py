@@ -1,17 +1,23 @@
 """`saelab tasks` as a user meets it: own files, sae-probes, continuing, and what is refused."""
 
 import csv
+import io
 import json
 import random
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pyarrow
 import pytest
+from rich.console import Console
 
 from saelab.cli import main
+from saelab.cli.tables import print_section
 from saelab.evaluation.results import load_evaluation
+from saelab.evaluation.tasks.options import Cost, FigureWithInterval
 from saelab.evaluation.tasks.pooled import TextReader
+from saelab.evaluation.tasks.summary import Headline, summary
 from saelab.training.run import Run
 
 WORDS = ("big", "sat", "on", "a", "red", ".", "and", "ran", "tree")
@@ -134,6 +140,23 @@ def test_one_command_measures_the_tasks_of_sae_probes_and_leaves_out_a_damaged_o
     values = json.loads(file.read_text())
     assert values["eval_result_metrics"]["llm"]["llm_test_accuracy"] == 1
     assert values["sae_cfg_dict"]["d_sae"] == 32
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_table_of_all_tasks_wraps_names_and_breaks_no_number(width):
+    name = "106_hate_hate+107_hate_offensive (saebench): 107_hate_offensive *"
+    value, cost = FigureWithInterval(0.93, 0.863, 0.966), Cost(15.0, 10**9, 7127)
+    told = [Headline("SCR", name, "10 latents", value, ("gap", 0.5), cost)] * 2
+    section = summary({"scr": SimpleNamespace(headlines=lambda: told)})
+    console = Console(width=width, file=io.StringIO())
+    print_section(console, section)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert sum("SCR: 10 latents" in line for line in lines) == 1
+    rows = [line for line in lines if "93.0" in line]
+    assert len(rows) == 2
+    for cell in ("93.0 [86.3, 96.6]", " 50.0 ", " 7,127 ", " 15 s ", " 1 GB "):
+        assert cell in rows[0]
 
 
 def test_a_single_table_and_a_pair_that_shares_texts_are_named(run, package, capsys):

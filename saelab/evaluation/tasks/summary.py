@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from saelab.console import duration, in_bytes
@@ -56,25 +57,25 @@ def summed(costs: Sequence[Cost]) -> Cost:
 def summary(results: Mapping[str, Any]) -> Section:
     """The table of all tasks, with what each took, and all together."""
     found = headlines(results)
-    rows: list[tuple[str, ...]] = [
-        (
-            each.task,
-            each.data,
-            each.figure,
-            "-" if each.value is None else interval(each.value),
-            f"{each.beside[0]} {100 * each.beside[1]:.1f}",
-            *_told(each.cost),
-        )
-        for each in found
-    ]
+    rows: list[tuple[str, ...]] = []
+    # Said once above their rows, the words leave a line of 80 columns room for the numbers.
+    for (task, figure, beside), some in groupby(found, lambda h: (h.task, h.figure, h.beside[0])):
+        rows.append((f"{task}: {figure} (beside: {beside})", *[""] * 5))
+        rows += [
+            (
+                f"  {each.data}",
+                "-" if each.value is None else interval(each.value),
+                f"{100 * each.beside[1]:.1f}",
+                *_told(each.cost),
+            )
+            for each in some
+        ]
     costs = [each.cost for each in found if each.cost is not None]
-    rows.append(("all", "", "", "", "", *_told(summed(costs))))
+    rows.append(("all", "", "", *_told(summed(costs))))
     columns = (
-        Column("task", number=False),
-        Column("data", number=False),
-        Column("figure", number=False),
+        Column("task and data", number=False),
         Column("%", style="bold"),
-        Column("beside, %", number=False, style="dim"),
+        Column("beside, %", style="dim"),
         Column("tokens"),
         Column("time"),
         Column("memory\nat most"),
