@@ -132,7 +132,7 @@ def _run(
 ) -> None:
     try:
         job.found = _searched(job, kept, first.read(), second.read(), begun)
-    except (UsageError, MemoryError) as error:
+    except (UsageError, OSError, MemoryError) as error:
         job.problem = str(error) or "There is not enough memory to compare the decoders."
 
 
