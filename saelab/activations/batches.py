@@ -28,7 +28,7 @@ class BatchSites:
     """Which sites fill a batch: `x`, and optionally `target` or `grad` at the same rows.
 
     Rows of `held_back` blocks (indices into `store.blocks`) and `left_out` rows (sorted indices in
-    store order) are never served.
+    store order) are never served. Of each batch only the rows in `part` are returned, if given.
     """
 
     x: str
@@ -36,6 +36,7 @@ class BatchSites:
     grad: str | None = None
     held_back: tuple[int, ...] = ()
     left_out: Int64[np.ndarray, " n"] = field(default_factory=lambda: np.empty(0, np.int64))
+    part: slice | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class ShuffledBatches(Iterator[ActivationBatch]):
 
     @override
     def __next__(self) -> ActivationBatch:
-        start, stop = self._served, self._served + self.batch_size
+        part = self.sites.part or slice(0, self.batch_size)
+        start, stop = self._served + part.start, self._served + part.stop
         pieces: dict[str, list[Float[Tensor, "row _"]]] = {name: [] for name in self._views}
         while start < stop:
             group = self._group_at(start)
@@ -130,7 +132,7 @@ class ShuffledBatches(Iterator[ActivationBatch]):
             for name, rows in group.rows.items():
                 pieces[name].append(_gather(rows, order))
             start = end
-        self._served = stop
+        self._served += self.batch_size
         whole = {n: p[0] if len(p) == 1 else torch.cat(p) for n, p in pieces.items()}
         sites = self.sites
         return ActivationBatch(
@@ -175,7 +177,8 @@ class ShuffledBatches(Iterator[ActivationBatch]):
             ahead = self._ahead.result() if self._ahead else None
             if self._group is not None:
                 self._group.place.release()
-            group = ahead if ahead and ahead.start == row else self._load(row, self._places[0])
+            there = ahead and ahead.start <= row < ahead.stop
+            group = ahead if ahead and there else self._load(row, self._places[0])
             group.place.receive()
             free = self._places[group.place is self._places[0]]
             self._group, self._ahead = group, self._thread.submit(self._load, group.stop, free)

@@ -16,7 +16,7 @@ from saelab.kernels.rules import FusedRule
 from saelab.ranks import Ranks
 from saelab.resources import free_on
 from saelab.sae.context import LossContext
-from saelab.sae.spread import check_spread, keep_shard
+from saelab.sae.spread import keep_shard
 from saelab.sae.transcoder import check_transcoder
 from saelab.sae.variants import sized
 from saelab.training.config import TrainConfig
@@ -88,7 +88,6 @@ def time_step(
     batches = _batches(shape, device, targets=config.target_site is not None)
     sae.initialise(batches[0].x[:2048])
     if ranks.world > 1:
-        check_spread(sae, ranks.world)
         keep_shard(sae, ranks.rank, ranks.world)
     sae.cpu()  # As `saelab train` keeps it: a fused step has weights of its own.
     way = choose_steps(config, sae, device, float(shape.d_in))

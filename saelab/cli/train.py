@@ -36,7 +36,8 @@ VARIANT says which kind. Running the same command again continues an interrupted
 --target-site it is a transcoder, which reconstructs another site of the store than it reads.
 
 Several processes train one SAE together, each with its share of the latents, when torchrun starts
-them: torchrun --nproc-per-node 2 -m saelab.cli train ...
+them: torchrun --nproc-per-node 2 -m saelab.cli train ... With --replicas they also share out the
+rows of each batch.
 """
 EXAMPLE = """
     saelab train {variant} --activations activations_cache/tiny
@@ -64,6 +65,10 @@ class TrainArguments(Config):
     """The run's directory, usually runs/NAME."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU if there is one."""
+    replicas: int = Field(default=1, gt=0)
+    """Of N processes that torchrun starts, N / replicas share the latents, and each of so many
+    replicas reads its part of every batch; their gradients are averaged. The SAE is the one that
+    one process trains. For more than about 8 GPUs; 1 is best below."""
     log: tuple[SinkKind, ...] = ()
     """Log also to these, beside metrics.jsonl; their packages are installed separately."""
 
@@ -114,6 +119,8 @@ class SweepArguments(Config):
     """The directory of the runs."""
     device: str = "auto"
     """cpu, cuda, ...; auto takes the GPU if there is one."""
+    replicas: int = Field(default=1, gt=0)
+    """Replicas of the rows, as of `saelab train VARIANT`; not with --live."""
     log: tuple[SinkKind, ...] = ()
     """Log also to these, beside metrics.jsonl; their packages are installed separately."""
     live: bool = False
@@ -264,22 +271,23 @@ def _trained(
     from saelab.training.sinks import logging_to
 
     with logging_to(args.log):
-        return _all_trained(ask, args.device)
+        return _all_trained(ask, args.device, args.replicas)
 
 
-def _all_trained(ask: "Callable[[Together], Asked]", device: str) -> "list[Run]":
+def _all_trained(ask: "Callable[[Together], Asked]", device: str, replicas: int) -> "list[Run]":
     """The trained runs; several processes that torchrun started train them together."""
     from saelab.training.loop import train_many
     from saelab.training.together import Together, together
 
     ranks = Ranks.from_environment()
     if ranks.world == 1:
+        Together().replicate(replicas)
         configs, lm = ask(Together())
         return train_many(configs, device=device, lm=lm)
     from saelab.lm.load import own_device
 
     where = own_device(device)
-    with together(ranks, where) as all_of_us:
+    with together(ranks, where, replicas) as all_of_us:
         configs, lm = ask(all_of_us)
         told = {
             f"{name} of {out}": json.dumps(value)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saelab.kernels.rules import FusedRule
 from saelab.kernels.sizes import ceil_div, segments
-from saelab.shard import LatentShard
+from saelab.shard import LatentShard, Replicas, replicas_of
 
 Action = Callable[[], object]
 DIGITS = 256
@@ -19,6 +19,9 @@ WIDE = 32
 
 class LatentExchange:
     """The exchange between the processes that hold an SAE; for one process it does nothing.
+
+    Processes of one replica exchange codes and parts of reconstructions, which are of its rows;
+    `across` the replicas go what is made of all rows.
 
     It happens between the step's CUDA graphs, so that any backend can do it: who records a step
     sets `between`, which ends one graph, keeps the action, and begins the next. Every method is
@@ -34,20 +37,39 @@ class LatentExchange:
         self.between: Callable[[Action], object] = _now
         self._work: list[dist.Work] = []
 
+    @property
+    def replicas(self) -> Replicas:
+        """Which rows this process reads."""
+        return replicas_of(self.shard)
+
+    def across(
+        self, part: Tensor, operation: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM
+    ) -> Tensor:
+        """What the replicas' parts make together, in the memory of this one."""
+        group = self.replicas.across
+        if self.replicas.count > 1:
+            self.between(lambda: dist.all_reduce(part, operation, group))
+        return part
+
+    def mean(self, part: Tensor) -> Tensor:
+        """The mean of the replicas' parts, in the memory of this one."""
+        self.across(part)
+        return part if self.replicas.count == 1 else part.div_(self.replicas.count)
+
     def sum(self, part: Tensor) -> Tensor:
-        """The sum of the processes' parts, in the memory of this one."""
+        """The sum of the parts of the latents' holders, in the memory of this one."""
         if self.shard is not None:
-            self.between(lambda: dist.all_reduce(part))
+            self.between(lambda: dist.all_reduce(part, group=self._within))
         return part
 
     def begin_sum(self, part: Tensor) -> None:
         """Begin a `sum`, which `end_first` ends; other work of this process may lie between."""
-        self._begin(lambda: dist.all_reduce(part, async_op=True))
+        self._begin(lambda: dist.all_reduce(part, group=self._within, async_op=True))
 
     def begin_gather(self, own: Tensor) -> Tensor:
         """Begin a `gather`, which `end_first` ends; other work of this process may lie between."""
         every, flat = self._room(own)
-        self._begin(lambda: dist.all_gather_into_tensor(flat, own, async_op=True))
+        self._begin(lambda: dist.all_gather_into_tensor(flat, own, self._within, async_op=True))
         return every
 
     def end_first(self) -> None:
@@ -55,10 +77,14 @@ class LatentExchange:
         self.between(lambda: self._work.pop(0).wait())
 
     def gather(self, own: Tensor) -> Tensor:
-        """`[process ...]`, all processes' tensors, which have equal shapes."""
+        """`[process ...]`, the tensors of the latents' holders, which have equal shapes."""
         (every, flat), own = self._room(own), own.contiguous()
-        self.between(lambda: dist.all_gather_into_tensor(flat, own))
+        self.between(lambda: dist.all_gather_into_tensor(flat, own, self._within))
         return every
+
+    @property
+    def _within(self) -> "dist.ProcessGroup | None":
+        return self.replicas.within
 
     def _room(self, own: Tensor) -> tuple[Tensor, Tensor]:
         """Memory for all processes' tensors, and the same without their dimension."""
@@ -79,17 +105,17 @@ class LatentExchange:
         return own if self.shard is None else self.shard.most
 
     def most(self, n: Int[Tensor, ""]) -> int:
-        """The largest of the processes' numbers; waits for the device."""
+        """The largest of all processes' numbers; waits for the device."""
         return int(n if self.shard is None else self.shard.most_all(n))
 
 
 def fewest_segments(shard: LatentShard, batch: int) -> int:
-    """No more than all processes' segments of a batch, and the same number in each of them.
+    """No more than all processes' segments, and the same number in each of them.
 
-    Processes hold one of two numbers of latents, and more latents may be in fewer segments.
+    Each has `batch` rows, and one of two numbers of latents: more may be in fewer segments.
     """
     fewest = min(segments(shard.most), segments(shard.d_sae // shard.size))
-    return batch * fewest * shard.size
+    return batch * shard.replicas.count * fewest * shard.size
 
 
 def row_pieces(batch: int) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ from saelab.sae.base import AbstractSAE, AbstractSAEConfig
 from saelab.sae.context import LossContext
 from saelab.sae.dictionary import default_aux_k
 from saelab.sae.losses import aux_k_loss
+from saelab.shard import replicas_of
 from saelab.types import SparseCodes, TrainingPass
 
 DeadCodes = Callable[[Bool[Tensor, " d_sae"], int], SparseCodes]
@@ -57,6 +58,7 @@ def add_aux_k(
     if context.dead is None or not n:
         return
     # A latent that fires in this batch is no longer dead.
-    dead = context.dead & (done.codes.firing_counts() == 0)
-    aux = aux_k_loss(wanted - done.activations, sae.written(dead_codes(dead, n)))
+    replicas = replicas_of(sae.shard)
+    dead = context.dead & (replicas.sum_all(done.codes.firing_counts()) == 0)
+    aux = aux_k_loss(wanted - done.activations, sae.written(dead_codes(dead, n)), replicas)
     done.parts["aux_k"] = (sae.config.aux_coefficient, aux)

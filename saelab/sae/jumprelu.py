@@ -131,6 +131,7 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
         l0 = on.sum(dim=1).mean()
         if self.shard is not None:
             part, l0 = self.shard.sum_all(part), self.shard.sum_all(l0)
+            l0 = self.shard.replicas.mean_all(l0)
         x_hat = part + self.offset(batch.x)
         penalty = l0 if self.config.k is None else (l0 / self.config.k - 1).square()
         parts = {"l0_penalty": (self.penalty_weight(context), penalty)}

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
+from saelab.shard import ALONE, Replicas
 from saelab.types import ActivationBatch, LossTerms, TrainingPass
 
 
@@ -23,17 +24,22 @@ def weighted_l1(
 
 
 def aux_k_loss(
-    residual: Float[Tensor, "batch d_in"], residual_hat: Float[Tensor, "batch d_in"]
+    residual: Float[Tensor, "batch d_in"],
+    residual_hat: Float[Tensor, "batch d_in"],
+    replicas: Replicas = ALONE,
 ) -> Float[Tensor, ""]:
     """The error of dead latents alone at modelling the residual (arXiv 2406.04093, appendix A.2).
 
     The residual is detached and the reconstruction has no bias, so the gradient reaches only the
     dead latents (encoder and decoder). The error is divided by the residual's variance: 1 means
-    that the dead latents explain nothing. The loss is zero if the residual has no variance.
+    that the dead latents explain nothing. The loss is zero if the residual has no variance. Both
+    are those of all `replicas`' rows.
     """
     residual = residual.detach()
-    variance = (residual - residual.mean(dim=0)).pow(2).sum()
-    return ((residual_hat - residual).pow(2).sum() / variance).nan_to_num(0.0, 0.0, 0.0)
+    mean = replicas.mean_all(residual.mean(dim=0))
+    variance = replicas.mean_all((residual - mean).pow(2).sum())
+    error = replicas.mean_all((residual_hat - residual).pow(2).sum())
+    return (error / variance).nan_to_num(0.0, 0.0, 0.0)
 
 
 def local_loss(sae: AbstractSAE, batch: ActivationBatch, context: LossContext) -> LossTerms:

@@ -71,6 +71,8 @@ def _write(sae: AbstractSAE, path: Path, header: Mapping[str, str]) -> None:
     if shard is None:
         write_tensors(path, own, header)
         return
+    if shard.replicas.number:  # Another replica has the same, and writes it.
+        return
     dims, whole = dims_of(sae), empty_like(sae, sae.config.d_sae).state_dict()
 
     def pieces(name: str) -> Iterable[Tensor]:

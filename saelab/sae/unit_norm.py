@@ -66,7 +66,8 @@ class AbstractUnitNormSAE(AbstractSAE[AuxKConfigT]):
         """The codes that `rule` keeps with k per row, among all processes' latents."""
         if self.shard is None:
             return rule(pre_acts, k)
-        return self.shard.largest_of_all(rule(pre_acts, min(k, pre_acts.shape[1])), k)
+        most = self.shard.candidates(k, over_batch=self.config.sparsity.per == "batch")
+        return self.shard.largest_of_all(rule(pre_acts, most), k)
 
     def selected_pass(
         self,

@@ -235,6 +235,11 @@ class TrainConfig(Config):
         changes = {name: type(self).model_fields[name].default for name in unused}
         return self.model_copy(update={**changes, "sae": sae})
 
+    def of_rows(self, replicas: int) -> "TrainConfig":
+        """The same steps on a part of each batch's rows."""
+        size = self.batch_size // replicas
+        return self.model_copy(update={"batch_size": size, "n_tokens": self.n_steps * size})
+
     def with_every_row(self) -> "TrainConfig":
         """The same training, massive activations included."""
         return self.model_copy(update={"outliers": "keep"})

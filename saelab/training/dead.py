@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from saelab.shard import LatentShard
+from saelab.shard import ALONE, LatentShard, Replicas
 from saelab.types import SparseCodes
 
 
@@ -17,10 +17,16 @@ class DeadLatents:
             d_sae, dtype=torch.int64, device=device
         )
 
-    def update(self, codes: SparseCodes) -> None:
-        """Count one batch. A latent that was selected with value zero has not fired."""
-        self.since_fired += len(codes)
-        self.since_fired[codes.indices[codes.active]] = 0
+    def update(self, codes: SparseCodes, replicas: Replicas = ALONE) -> None:
+        """Count one batch, of whose rows this process may have a part.
+
+        A latent that was selected with value zero has not fired.
+        """
+        self.since_fired += len(codes) * replicas.count
+        if replicas.count == 1:
+            self.since_fired[codes.indices[codes.active]] = 0
+        else:
+            self.since_fired[replicas.sum_all(codes.firing_counts()) > 0] = 0
 
     @property
     def dead(self) -> Bool[Tensor, " d_sae"]:

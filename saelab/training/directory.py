@@ -139,7 +139,7 @@ def write_run(
     weights are written last: a killed call leaves an unfinished run, which the same call writes
     again. A finished run is not changed. All processes that hold `sae` call this together.
     """
-    leads, missing = sae.shard is None or sae.shard.rank == 0, not (out / WEIGHTS).is_file()
+    leads, missing = sae.shard is None or sae.shard.leads, not (out / WEIGHTS).is_file()
     if leads and missing:
         make_directory(out)
         write_sealed_json(out / "provenance.json", record)

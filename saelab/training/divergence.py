@@ -12,6 +12,7 @@ from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
 from saelab.sae.decoder import device_of
 from saelab.sae.losses import squared_error
+from saelab.shard import replicas_of
 from saelab.types import ActivationBatch
 
 LIMIT = 1_000
@@ -90,7 +91,9 @@ class Watch:
         done = sae.training_pass(batch, LossContext(self.variance))
         if done.outer is not None:
             return float(done.outer.error / done.outer.variance)
-        return float(squared_error(wanted, done.activations)) / self.variance
+        error = squared_error(wanted, done.activations)
+        # All must find the same.
+        return float(replicas_of(sae.shard).mean_all(error)) / self.variance
 
     def finds_wrong(self, fvu: float) -> bool:
         """Whether this FVU means that the training has diverged."""

@@ -12,10 +12,12 @@ from saelab.activations.live import LiveBatches, LiveOptions
 from saelab.activations.resume import Position
 from saelab.activations.row_exchange import RowExchange
 from saelab.activations.store import ActivationStore
+from saelab.config import UsageError
 from saelab.console import in_bytes, say
 from saelab.lm.protocol import ActivationSource
 from saelab.ranks import Ranks
 from saelab.resources import Plan, free_on
+from saelab.shard import ALONE, Replicas
 from saelab.training.config import TrainConfig
 from saelab.training.objectives import Objective, make_objective
 from saelab.training.plan import Part, alone_bytes, live_plan, training_plan
@@ -101,6 +103,26 @@ def by_feed(group: Group) -> list[dict[Path, TrainConfig]]:
     return list(found.values())
 
 
+def check_shares(config: TrainConfig, replicas: Replicas) -> None:
+    """Refuse a training of which the replicas cannot each take as many rows of a batch.
+
+    Raises:
+        UsageError: gives the reason.
+    """
+    if (count := replicas.count) == 1:
+        return
+    if config.live:
+        raise UsageError(
+            f"--replicas {count} is for training from a store: with --live each process takes "
+            "whole SAEs and a share of the text already; leave it out."
+        )
+    if config.batch_size % count:
+        raise UsageError(
+            f"batch_size={config.batch_size} is no multiple of --replicas {count}, which take as "
+            f"many rows each; take {max(1, round(config.batch_size / count)) * count}."
+        )
+
+
 def held_together(group: Group, device: torch.device, ranks: Ranks) -> list[str]:
     """The SAEs that all processes hold together, by their directories.
 
@@ -147,19 +169,26 @@ def open_feeds(
     lm: ActivationSource | None,
     ranks: Ranks,
     common: Collection[str],
+    replicas: Replicas = ALONE,
 ) -> Feeds:
     """This process's feeds of a group; says what they need. See `open_live`.
+
+    Of a store, a process of one of several `replicas` reads a part of each batch.
 
     Raises:
         UsageError: what it reads cannot be read, or does not fit into memory.
     """
     if next(iter(group.values())).live:
         return open_live(group, device, lm, ranks, common)
-    return open_stored(group, device, lm, ranks)
+    return open_stored(group, device, lm, ranks, replicas)
 
 
 def open_stored(
-    group: Group, device: torch.device, lm: ActivationSource | None, ranks: Ranks
+    group: Group,
+    device: torch.device,
+    lm: ActivationSource | None,
+    ranks: Ranks,
+    replicas: Replicas = ALONE,
 ) -> Feeds:
     """The one feed of a group that reads a store; says what each process needs.
 
@@ -170,8 +199,8 @@ def open_stored(
     source = Source(configs, device, lm)
     for sentence in source.selection.sentences():
         say(sentence)
-    training_plan(source, configs, ranks.world).announce()
-    stream = source.stream()
+    training_plan(source, configs, ranks.world // replicas.count, replicas.count).announce()
+    stream = source.stream(replicas)
     feed = Feed(0, source, make_objective(source), stream)
     return Feeds(stream, [(feed, group)], source.config.batch_size)
 

@@ -82,7 +82,7 @@ class AuxRoom:
         The room is also for what may die before the next count: after a quarter of the silence at
         most, or it would soon be for all latents.
         """
-        steps = rules.dead_after // (4 * len(self.step.x))
+        steps = rules.dead_after // (4 * self.step.n_rows)
         return min(LOOK_EVERY, 1 << max(0, steps.bit_length() - 1))
 
     def _fitting(self, rules: AuxRules, number: int) -> int:
@@ -112,7 +112,7 @@ class AuxRoom:
         """
         since_fired, exchange = self.step.weights.since_fired, self.step.exchange
         steps = self.look_every(rules) if steps is None else steps
-        soon = rules.dead_after - steps * len(self.step.x)
+        soon = rules.dead_after - steps * self.step.n_rows
         dead, usage = since_fired >= soon, self.step.weights.usage
         n = exchange.most((dead if usage is None else dead | usage.underused).sum())
         if n == 0:

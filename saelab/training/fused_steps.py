@@ -6,7 +6,7 @@ from torch import Tensor
 
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
-from saelab.shard import LatentShard
+from saelab.shard import LatentShard, replicas_of
 from saelab.training.average import WeightAverage, with_mean_weights
 from saelab.training.config import TrainConfig
 from saelab.training.objectives import Objective
@@ -34,7 +34,7 @@ class FusedSteps:
 
         # The module stays on its device: its weights would take device memory twice.
         options = FusedOptions(
-            config.batch_size,
+            config.batch_size // replicas_of(sae.shard).count,
             total_variance,
             getattr(torch, config.precision),
             config.silence,

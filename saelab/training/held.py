@@ -9,7 +9,6 @@ from saelab.config import UsageError
 from saelab.files import failure, make_directory
 from saelab.training.checkpoint import Checkpoint, DamagedCheckpointError
 from saelab.training.parts import read_parts, write_part
-from saelab.training.spread import Spread
 from saelab.training.steps import Steps
 
 TOLD = 500
@@ -27,30 +26,33 @@ def write_held(
 ) -> tuple[dict[str, Tensor], list[str] | None]:
     """The tensors for the checkpoint's own file, and the seals of its parts.
 
-    Of several processes, each has written its part when the seals are known; called by all.
+    Of several processes, each of the first replica has written its part when the seals are known;
+    called by all. A replica of one process writes no parts.
 
     Raises:
         UnwrittenPartError: in all processes, if one could not write its part.
     """
     tensors, spread = steps.tensors(), steps.spread
-    if spread is None:
+    if spread is None or spread.shard.size == 1:
         return tensors, None
     seal, problem = "", ""
     try:
-        make_directory(path.parent)
-        seal = write_part(path, tensors, spread.shard)
+        if spread.replicas.number == 0:
+            make_directory(path.parent)
+            seal = write_part(path, tensors, spread.shard)
     except OSError as error:
         problem = failure(error)
     # Else the others would wait for a process that has stopped, and not know why.
-    own = (seal or f" {problem}").encode("ascii", "replace").decode("ascii")[:TOLD].ljust(TOLD)
-    seals = [each.rstrip() for each in spread.shard.tell_all(own, device)]
-    for rank, each in enumerate(seals):
+    own = seal or (f" {problem}" if problem else "")
+    own = own.encode("ascii", "replace").decode("ascii")[:TOLD].ljust(TOLD)
+    told = [each.rstrip() for each in spread.shard.tell_all(own, device)]
+    for rank, each in enumerate(told):
         if each.startswith(" "):
             raise UnwrittenPartError(
                 f"Process {rank} could not write its part of a checkpoint:{each}. The same command "
                 "then continues from the checkpoint before."
             )
-    return {}, seals
+    return {}, told[: spread.shard.size]
 
 
 def read_held(
@@ -64,7 +66,7 @@ def read_held(
     own, spread = steps.tensors(), steps.spread
     if found.parts:
         log = found.log()
-        return _read_parts(found, spread or steps.alone(), own, device), log
+        return _read_parts(found, steps, own, device), log
     if spread is None:
         return found.tensors(device, own)
     # The whole may be more than one device holds.
@@ -73,8 +75,9 @@ def read_held(
 
 
 def _read_parts(
-    found: Checkpoint, spread: Spread, own: dict[str, Tensor], device: torch.device
+    found: Checkpoint, steps: Steps, own: dict[str, Tensor], device: torch.device
 ) -> dict[str, Tensor]:
+    spread = steps.spread or steps.alone()
     problem, tensors = "", {}
     try:
         tensors = read_parts(found.path, found.parts, spread, own, device)
@@ -82,6 +85,6 @@ def _read_parts(
         problem = str(error)
     # Each reads other parts, and all must go on from the same checkpoint.
     bad = torch.tensor(bool(problem), device=device)
-    if spread.shard.any_all(bad) if spread.shard.size > 1 else problem:
+    if problem if steps.spread is None else spread.shard.any_all(bad):
         raise DamagedCheckpointError(problem or f"A part of {found.path} is damaged.")
     return tensors

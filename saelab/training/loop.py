@@ -15,12 +15,18 @@ from saelab.lm.load import resolve_device
 from saelab.lm.protocol import ActivationSource
 from saelab.lock import RUN_LOCK, writing
 from saelab.owner import read_owner, runs
-from saelab.ranks import Ranks
 from saelab.training.checkpoint import Place
 from saelab.training.config import TrainConfig
 from saelab.training.directory import as_begun, create, existing
 from saelab.training.divergence import DivergedError
-from saelab.training.feeds import Feeds, by_feed, held_together, open_feeds, shared_pass
+from saelab.training.feeds import (
+    Feeds,
+    by_feed,
+    check_shares,
+    held_together,
+    open_feeds,
+    shared_pass,
+)
 from saelab.training.first import First, first_saes
 from saelab.training.longer import check_not_past, go_on, is_moved, settle
 from saelab.training.metrics import figures_of
@@ -63,8 +69,9 @@ def train_many(
     """The trained runs at these directories; SAEs share one read of the store where they can.
 
     With `together`, several processes call this with equal arguments and train each SAE together,
-    each on a part of its latents; the first writes the runs. Of live training, each process takes
-    whole SAEs and a share of the model's passes.
+    each on a part of its latents, and with replicas on a part of each batch's rows; the first
+    writes the runs. Of live training, each process takes whole SAEs and a share of the model's
+    passes.
 
     SAEs share a read if activations, site, batch size, order of rows, and kind of objective are
     equal, and the passes of a live model at any sites; other SAEs are trained afterwards.
@@ -108,7 +115,7 @@ def _train_all(
     together: Together,
 ) -> None:
     with together.agreeing():
-        groups = _checked_groups(missing, where, together.ranks)
+        groups = _checked_groups(missing, where, together)
     found = []
     for number, group in enumerate(groups, 1):
         which = f", group {number} of {len(groups)}" if len(groups) > 1 else ""
@@ -122,9 +129,10 @@ def _train_all(
 
 
 def _checked_groups(
-    missing: dict[Path, TrainConfig], where: torch.device, ranks: Ranks
+    missing: dict[Path, TrainConfig], where: torch.device, together: Together
 ) -> list[dict[Path, TrainConfig]]:
     """The SAEs that share a read each, once what they read is known to be right."""
+    ranks = together.ranks
     groups: dict[tuple[object, ...], dict[Path, TrainConfig]] = {}
     for out, config in missing.items():
         try:
@@ -136,6 +144,7 @@ def _checked_groups(
                 f"{ranks.world} processes train SAEs on activations alone, and --objective "
                 f"{config.objective} runs the model; start one process, without torchrun."
             )
+        check_shares(config, together.replicas)
         groups.setdefault(shared_pass(config), {})[out] = config
     for feed in (feed for group in groups.values() for feed in by_feed(group)):
         source = Source(list(feed.values()), where)
@@ -186,9 +195,9 @@ def _train_group(
     told = together.all_say(held_together(group, device, ranks))
     common = {out for each in told for out in each}
     with together.agreeing():
-        feeds = open_feeds(group, device, lm, ranks, common)
+        feeds = open_feeds(group, device, lm, ranks, common, together.replicas)
     if ranks.world > 1:
-        feeds.facts["world_size"] = ranks.world
+        feeds.facts |= {"world_size": ranks.world, "replicas": together.replicas.count}
     begun: list[tuple[Training, Place]] = []
     firsts = first_saes(feeds.feeds)
     for out in [out for _, part in feeds.feeds for out in part]:
@@ -227,15 +236,15 @@ def _set_out(begun: Sequence[tuple[Training, Place]], feeds: Feeds, together: To
 def _begun(first: First, about: dict[str, Any], holders: Together) -> tuple[Training, Place]:
     """The training of one SAE where it stands, and its place in the stream."""
     feed, out, config, origin = first.feed, first.out, first.config, first.origin
-    source, rows, ranks = feed.source, first.rows, holders.ranks
+    source, rows = feed.source, first.rows
     with holders.agreeing():
-        state = TrainingState.start(config, source, rows, ranks=ranks, sae=first.sae)
+        state = TrainingState.start(config, source, rows, holders=holders, sae=first.sae)
     holders.check_same_step(state.steps.name)
     watch = watch_over(state, source, rows)
     start = feed.position.state_dict()
     place = state.restore(out / "checkpoints", start) or start
     facts = about if origin is None else about | {"init_from": origin.facts()}
-    if ranks.leads:
+    if holders.ranks.leads:
         create(config, out, source, step=state.steps.name, **facts)
         go_on(config, out, state.step)
     if origin is not None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from saelab.config import Config
 from saelab.console import note
 from saelab.files import atomic_write, telling
+from saelab.shard import ALONE, Replicas
 from saelab.training.sinks import Sinks
 from saelab.types import Figures, LossTerms
 
@@ -52,8 +53,8 @@ class IntervalMetrics:
     The sums stay where they are in the device's memory, so a CUDA graph may add to them.
     """
 
-    def __init__(self, mean: Float[Tensor, " d_in"]) -> None:
-        self.mean = mean
+    def __init__(self, mean: Float[Tensor, " d_in"], replicas: Replicas = ALONE) -> None:
+        self.mean, self.replicas = mean, replicas
         self.error, self.variance, self.active, self.loss = (self._zero() for _ in range(4))
         self._parts: dict[str, Float[Tensor, ""]] = {}
         self.reset()
@@ -97,15 +98,21 @@ class IntervalMetrics:
     def add(
         self, x: Float[Tensor, "batch d_in"], terms: LossTerms, n_active: Int[Tensor, ""]
     ) -> None:
-        """Add the sums of a step, in which the SAE read `x` and so many latents were active."""
-        n = len(x)
-        self.error += terms.mse_sum * n
-        within = terms.variance
-        self.variance += (x - self.mean).pow(2).sum() if within is None else within * n
-        self.active += n_active
-        self.loss += terms.total.detach()
-        for name, part in terms.parts.items():
-            self._part(name).add_(part)
+        """Add the sums of a step, in which the SAE read `x` and so many latents were active.
+
+        Several replicas add their sums, and their losses' mean.
+        """
+        n, within = len(x), terms.variance
+        variance = (x - self.mean).pow(2).sum() if within is None else within * n
+        sums, means = [terms.mse_sum * n, variance, n_active], [terms.total.detach()]
+        found = [*sums, *means, *terms.parts.values()]
+        if self.replicas.count > 1:
+            every = self.replicas.sum_all(torch.stack([value.double() for value in found]))
+            every[len(sums) :] /= self.replicas.count
+            found = [*every]
+        into = [self.error, self.variance, self.active, self.loss, *map(self._part, terms.parts)]
+        for total, value in zip(into, found, strict=True):
+            total.add_(value)
 
     def count(self, rows: int, parts: Iterable[str]) -> None:
         """Count a step whose sums were added: its rows, and the names of its loss's other terms."""

@@ -15,6 +15,7 @@ from saelab.lm.protocol import LanguageModel
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
 from saelab.sae.losses import local_loss, total_loss
+from saelab.shard import ALONE, Replicas, replicas_of
 from saelab.sites import Site
 from saelab.training.config import TrainConfig
 from saelab.training.domain import Domain
@@ -71,7 +72,7 @@ class Masked:
         """See `Objective.loss`."""
         assert isinstance(batch, ActivationBatch)
         x = batch.x * scale
-        hidden = self.hidden(x, context)
+        hidden = self.hidden(x, context, replicas_of(sae.shard))
         bias = sae.input_bias.detach()
         seen_share = 1 - hidden.float().mean(dim=-1, keepdim=True)
         seen = torch.where(hidden, bias, bias + (x - bias) / seen_share)
@@ -80,13 +81,17 @@ class Masked:
         return x, total_loss(error.mean() / context.total_variance, x, done)
 
     def hidden(
-        self, x: Float[Tensor, "batch d_in"], context: LossContext
+        self, x: Float[Tensor, "batch d_in"], context: LossContext, replicas: Replicas = ALONE
     ) -> Bool[Tensor, "rows d_in"]:
-        """Which numbers this step hides: `[1 d_in]`, or by row `[batch d_in]`."""
-        rows, d = (len(x) if self.by_row else 1), x.shape[1]
+        """Which numbers this step hides: `[1 d_in]`, or by row `[batch d_in]`.
+
+        They are drawn for all replicas' rows, and are those of this one.
+        """
+        rows, d = (len(x) * replicas.count if self.by_row else 1), x.shape[1]
         n = min(max(1, round(self.share * d)), d - 1)
-        order = torch.rand(rows, d, generator=context.generator()).argsort(dim=1).argsort(dim=1)
-        return (order < n).to(x.device)
+        drawn = torch.rand(rows, d, generator=context.generator())
+        own = replicas.rows(rows) if self.by_row else slice(None)
+        return (drawn[own].argsort(dim=1).argsort(dim=1) < n).to(x.device)
 
 
 @dataclass(frozen=True)

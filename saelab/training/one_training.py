@@ -72,7 +72,7 @@ class Training:
     def _step(self, batch: Batch) -> Figures | None:
         state = self.state
         done = state.train_on(batch, self.feed.objective)
-        self.metrics.count(len(done.x), done.terms.parts)
+        self.metrics.count(len(done.x) * state.replicas.count, done.terms.parts)
         if state.step % state.config.log_every and not state.finished:
             return None
         values = self.metrics.summary()
@@ -183,7 +183,7 @@ def begin(out: Path, state: TrainingState, feed: Feed, watch: Watch) -> Training
     """Begin the training at this state, with the reports up to it."""
     mean = torch.from_numpy(feed.source.selection.written.mean).to(state.device, torch.float32)
     mean = mean * state.target_scale
-    report, metrics = state.report, IntervalMetrics(mean)
+    report, metrics = state.report, IntervalMetrics(mean, state.replicas)
     text = None if report is None else report.log
     log = None
     if state.ranks.leads:

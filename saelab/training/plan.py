@@ -29,6 +29,8 @@ from saelab.training.steps import fused_problem
 from saelab.training.untrained import untrained_sae
 from saelab.types import ActivationBatch
 
+AVERAGED = 4
+"""Bytes per weight more where kernels alone train replicas: their gradients are stored."""
 STATES = 4
 """Copies of the weights in memory: weights, gradients and Adam's two moments; an average of the
 weights adds one."""
@@ -43,15 +45,22 @@ AT_REST = 200 * 2**20
 """Bytes for code that is loaded during training, and for memory that the allocator keeps."""
 
 
-def training_plan(source: Source, configs: Sequence[TrainConfig], shards: int = 1) -> Plan:
+def training_plan(
+    source: Source, configs: Sequence[TrainConfig], shards: int = 1, replicas: int = 1
+) -> Plan:
     """The plan for SAEs that share one read: memory from shapes, time from a step.
 
-    The memory is that of one of `shards` processes which hold each SAE together.
+    The memory is that of one of `shards` processes which hold each SAE together, and read their
+    replica's rows.
     """
+    stored = 0
+    if replicas > 1:  # As many steps, of fewer rows.
+        stored = sum(_averaged(source, config, shards) for config in configs)
+        configs = [config.of_rows(replicas) for config in configs]
     plan = Plan(
         "train" if len(configs) == 1 else f"train of {len(configs)} SAEs",
         source.device,
-        _memory(source, configs, shards),
+        _memory(source, configs, shards) + stored,
         "lower --batch-size or --d-sae, or train fewer at once",
     )
     if not plan.fits:  # Nor would the SAE whose step is timed.
@@ -134,6 +143,14 @@ def alone_bytes(config: TrainConfig, d_in: int, d_out: int, device: torch.device
     """Bytes of training this SAE where one process holds all of it, beside the rows."""
     sizes = d_in, d_out, device
     return _kept(config, *sizes) + _stepping(config, *sizes) + AT_REST
+
+
+def _averaged(source: Source, config: TrainConfig, shards: int) -> int:
+    """Bytes of the gradients that replicas store to average them, beside those of autograd."""
+    d_in, d_out = source.site.d_in, source.target.d_in
+    if _rule(config, d_in, d_out, source.device) is None:
+        return 0
+    return AVERAGED * (d_in + d_out) * -(-config.sae.d_sae // shards)
 
 
 def _weights(source: Source, configs: Sequence[TrainConfig], shards: int = 1) -> int:

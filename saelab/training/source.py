@@ -23,6 +23,7 @@ from saelab.config import UsageError
 from saelab.lm.hf import load_source
 from saelab.lm.load import load_recorded_model, recorded_dtype
 from saelab.lm.protocol import ActivationSource, LanguageModel
+from saelab.shard import ALONE, Replicas
 from saelab.sites import parts_of
 from saelab.training.config import TrainConfig
 from saelab.training.constant import check_varies
@@ -170,8 +171,8 @@ class Source:
             return self.text.endless
         return len(self.store.units) > 1 if self.end_to_end else len(self._blocks) > 0
 
-    def stream(self) -> Stream:
-        """The batches of the store, from the first on."""
+    def stream(self, replicas: Replicas = ALONE) -> Stream:
+        """The batches of the store, from the first on; of each, this replica's rows."""
         config = self.config
         if not self.end_to_end:
             return ShuffledBatches(
@@ -182,6 +183,7 @@ class Source:
                     grad=self._grad,
                     held_back=self._blocks,
                     left_out=self.selection.left_out,
+                    part=replicas.rows(config.batch_size),
                 ),
                 config.batch_size,
                 seed=config.order_seed,

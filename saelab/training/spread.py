@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from saelab.sae.base import AbstractSAE
 from saelab.sae.spread import dims_of
-from saelab.shard import LatentShard
+from saelab.shard import LatentShard, Replicas
 
 STATE = ("sae", "ema")
 MOMENT = re.compile(r"optimizer\.(\d{1,6})\.(\w+)")
@@ -34,6 +34,11 @@ class Spread:
         self._fused, groups = optimizer is None, optimizer.param_groups if optimizer else []
         names = {id(parameter): name for name, parameter in sae.named_parameters()}
         self._order = [names[id(p)] for group in groups for p in group["params"]]
+
+    @property
+    def replicas(self) -> Replicas:
+        """Which rows this process reads."""
+        return self.shard.replicas
 
     def dim(self, name: str, tensor: Tensor) -> int | None:
         """The dimension of a named tensor that counts latents; None if none does."""
@@ -77,7 +82,8 @@ class Spread:
         """A context for the loss and its gradients, which all processes enter.
 
         What their latents' encoders say about the common bias is summed at the end, once: a process
-        without an active latent has no such gradient, and must not be waited for.
+        without an active latent has no such gradient, and must not be waited for. Then the
+        gradients of all replicas are averaged.
         """
         sae = self._sae
         sae.own_bias = own = sae.input_bias.detach().clone().requires_grad_()
@@ -88,6 +94,8 @@ class Spread:
         part = torch.zeros_like(own) if own.grad is None else own.grad
         total, bias = self.shard.sum_all(part), sae.input_bias
         bias.grad = total if bias.grad is None else bias.grad + total
+        if self.replicas.count > 1:
+            self.replicas.average_all(_gradient(parameter) for parameter in sae.parameters())
 
     @torch.no_grad()
     def clip(self, limit: float | int) -> Tensor:
@@ -100,6 +108,13 @@ class Spread:
         norm = (self.shard.sum_all(own) + common).sqrt()
         nn.utils.clip_grads_with_norm_(_graded(self._sae.parameters()), limit, norm)
         return norm
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    """A parameter's gradient; zeros if there was none."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
 
 
 def _zero(sae: AbstractSAE) -> Tensor:

@@ -15,9 +15,10 @@ from saelab.ranks import Ranks
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
 from saelab.sae.decoder import device_of
-from saelab.sae.spread import check_spread, keep_shard
+from saelab.sae.spread import keep_shard
 from saelab.sae.start import start_from
 from saelab.sae.transcoder import start_transcoder
+from saelab.shard import ALONE, Replicas
 from saelab.training.checkpoint import (
     FREE,
     PATHS,
@@ -36,6 +37,7 @@ from saelab.training.objectives import Objective
 from saelab.training.schedule import learning_rate
 from saelab.training.source import Batch, Source
 from saelab.training.steps import StepResult, Steps, choose_steps
+from saelab.training.together import Together
 from saelab.training.untrained import untrained_sae
 from saelab.types import ActivationBatch
 
@@ -77,15 +79,14 @@ class TrainingState:
         source: Source,
         start_rows: Float[Tensor, "n d_in"],
         trained: AbstractSAE | None = None,
-        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+        holders: Together | None = None,
         *,
         sae: AbstractSAE | None = None,
     ) -> "TrainingState":
         """The state before the first step, from the weights of `trained` if it is given.
 
-        `trained` is an SAE as it was saved, which reads raw activations. It is changed. With
-        several `ranks`, each process holds a part of the latents. `sae` is the result of
-        `first_sae`, if it is known.
+        `trained` is an SAE as it was saved, which reads raw activations. It is changed. Of several
+        `holders`, each has a part of the latents. `sae` is the result of `first_sae`, if known.
 
         Raises:
             UsageError: the options do not fit.
@@ -94,9 +95,10 @@ class TrainingState:
         sae = cls.first_sae(config, source, start_rows, trained) if sae is None else sae
         chosen = source.selection
         scale, target_scale = (_scale(config, sums) for sums in (chosen.read, chosen.written))
+        holders = holders or Together()
+        ranks, replicas = holders.ranks, holders.replicas
         if ranks.world > 1:
-            check_spread(sae, ranks.world)
-            keep_shard(sae, ranks.rank, ranks.world)
+            keep_shard(sae, ranks.rank, ranks.world, replicas)
         variance = chosen.written.total_variance
         steps = choose_steps(config, sae, source.device, variance * target_scale**2)
         return cls(config, steps, source.device, variance, scale, target_scale, ranks=ranks)
@@ -196,8 +198,13 @@ class TrainingState:
             return None
         return self.in_own_units(self.steps.averaged(), rows)
 
+    @property
+    def replicas(self) -> Replicas:
+        """Which rows of a batch this process reads."""
+        return ALONE if self.steps.spread is None else self.steps.spread.replicas
+
     def in_all(self, n: Int[Tensor, ""]) -> Int[Tensor, ""]:
-        """The sum of what each of several processes counts."""
+        """The sum of what a replica's processes count."""
         spread = self.steps.spread
         return n if spread is None else spread.shard.sum_all(n)
 
@@ -229,6 +236,8 @@ class TrainingState:
             self.checkpoint = save_checkpoint(
                 directory, tensors, state, log, before=self.checkpoint, parts=parts
             )
+        # No replica goes on, or ends, before the file is there.
+        self.replicas.sum_all(torch.zeros(1, device=self.device))
 
     def restore(self, directory: Path, start: Place | None = None) -> Place | None:
         """Continue from the newest whole checkpoint below `directory`; None if there is none.

@@ -13,7 +13,7 @@ from saelab.config import UsageError
 from saelab.kernels.cuda import has_triton
 from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
-from saelab.shard import LatentShard
+from saelab.shard import LatentShard, replicas_of
 from saelab.training.average import WeightAverage, with_mean_weights
 from saelab.training.checkpoint import optimizer_tensors, restore_optimizer
 from saelab.training.config import TrainConfig
@@ -125,7 +125,7 @@ class AutogradSteps:
             with torch.autocast(device, dtype=torch.bfloat16, enabled=half):
                 x, terms = objective.loss(self.sae, batch, context, scale)
             terms.total.backward()
-        self.dead.update(terms.codes)
+        self.dead.update(terms.codes, replicas_of(self.sae.shard))
         self.sae.observe(terms.codes)
         self.sae.before_optimizer_step()
         limit = float("inf") if self.config.clip_norm is None else self.config.clip_norm

@@ -4,11 +4,8 @@ Each process runs the same program on the same rows. What they say to each other
 of a step goes through torchrun's key-value store, which outlives a process that dies.
 """
 
-import contextlib
 import json
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -29,21 +26,13 @@ from saelab.kernels.cuda import has_triton
 from saelab.owner import runs, this_process
 from saelab.provenance import version_of
 from saelab.ranks import Ranks
+from saelab.shard import ALONE, Replicas
+from saelab.training.lost import end_soon, is_loss, loss, watched
 
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: one may write or calibrate a large SAE."""
 FIRST_SPEAKS = 5.0
 """Seconds that a process waits for the first one to say what is wrong."""
-END = 5
-"""Seconds in which a process says that another one has died, and ends."""
-LOOK = 1.0
-"""Seconds between two looks, after a SIGTERM, for processes that have died."""
-
-
-class LostProcessError(UsageError):
-    """Another process of the launch has ended."""
-
-    exit_code = 1
 
 
 @dataclass
@@ -54,12 +43,14 @@ class Together:
         store: torchrun's key-value store; None for one process.
         others: the other processes, as locks name them.
         said: how often each has told the others something.
+        replicas: which replica of the SAEs this process belongs to.
     """
 
     ranks: Ranks = Ranks()  # noqa: RUF009 - frozen
     store: Store | None = None
     others: list[Mapping[str, Any]] = field(default_factory=list)
     said: int = 0
+    replicas: Replicas = ALONE
 
     @classmethod
     def meet(cls, ranks: Ranks, store: Store) -> "Together":
@@ -88,6 +79,21 @@ class Together:
                         f"Process {rank} and process {self.ranks.rank} differ in {name}: "
                         f"{str(theirs.get(name))[:200]} and {value[:200]}; give all the same."
                     )
+
+    def replicate(self, count: int) -> None:
+        """Make the processes so many replicas, each of which reads a part of every batch.
+
+        Raises:
+            UsageError: they do not share out evenly.
+        """
+        self.check_same({"--replicas": str(count)})
+        if (world := self.ranks.world) % count:
+            there = f"{world} processes of this launch" if world > 1 else "one process there is"
+            raise UsageError(
+                f"--replicas {count} does not divide the {there}; start {count} or a multiple by "
+                "torchrun, or take another number."
+            )
+        self.replicas = Replicas.connect_all(self.ranks.rank, world, count, PATIENCE)
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:
@@ -177,17 +183,18 @@ class Vote:
 
 
 @contextmanager
-def together(ranks: Ranks, device: torch.device) -> Iterator[Together]:
+def together(ranks: Ranks, device: torch.device, replicas: int = 1) -> Iterator[Together]:
     """The processes that torchrun started, connected; only the first says what is done.
 
     Raises:
-        UsageError: they cannot be connected.
+        UsageError: they cannot be connected, or not be so many replicas.
         LostProcessError: one has ended before its work was done.
     """
     store = _connected(ranks, device)
     own, lost = Together.meet(ranks, store), False
     try:
-        with _watched(own), nullcontext() if ranks.leads else silent():
+        with watched(store, ranks.world, own.others), nullcontext() if ranks.leads else silent():
+            own.replicate(replicas)
             yield own
     except Stopped as stopped:
         raise (stopped if ranks.leads else SystemExit(stopped.code)) from None
@@ -198,14 +205,14 @@ def together(ranks: Ranks, device: torch.device) -> Iterator[Together]:
         own.let_first_speak()
         raise SystemExit(error.exit_code) from None
     except (RuntimeError, OSError) as error:
-        if not _is_loss(error):
+        if not is_loss(error):
             store.set("saelab failed", "1")
             raise
         lost = True
-        raise _loss(own, str(error)) from None
+        raise loss(store, ranks.world, str(error)) from None
     finally:
         if lost:
-            _end_soon()
+            end_soon()
         elif dist.is_initialized():
             dist.destroy_process_group()
 
@@ -226,75 +233,6 @@ def _connected(ranks: Ranks, device: torch.device) -> Store:
     return store
 
 
-def _end_soon() -> None:
-    """Let the kernel end this process in a few seconds, if it has not ended by then.
-
-    NCCL takes leave of all processes, and would wait for the dead one: in `destroy_process_group`,
-    which is not called, and maybe when Python ends.
-    """
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(END)
-
-
 def _triton() -> str:
     """The version of triton, which compiles the kernels of a fused step."""
     return import_module("triton").__version__ if has_triton() else "none"
-
-
-def _is_loss(error: RuntimeError | OSError) -> bool:
-    if isinstance(error, OSError):
-        return False
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
-
-
-def _loss(own: Together, said: str) -> BaseException:
-    """What to raise where another process is gone: an error in one process, which tells it.
-
-    Args:
-        own: this process's side.
-        said: by the library that exchanges numbers; its last line may be the real reason.
-    """
-    store = own.store
-    assert store is not None
-    with contextlib.suppress(RuntimeError):  # Without torchrun, the first process keeps the store.
-        if store.check(["saelab failed"]) or store.add("saelab told", 1) > 1:
-            return SystemExit(1)
-    return LostProcessError(
-        f"One of the {own.ranks.world} processes of this training has ended, and the others "
-        "cannot go on without it; run the same command again: it continues from the last "
-        f"checkpoint. The exchange said: {_last_line(said)}"
-    )
-
-
-def _last_line(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "nothing."
-
-
-@contextmanager
-def _watched(own: Together) -> Iterator[None]:
-    """A context that a process leaves after a SIGTERM even while it waits for a dead one.
-
-    Python handles signals between two instructions, and waiting for another GPU is one.
-    """
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    before = signal.set_wakeup_fd(write)
-    watcher = threading.Thread(target=_end_late, args=(own, read), daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(write)
-
-
-def _end_late(own: Together, signals: int) -> None:
-    while (received := os.read(signals, 1)) and received[0] != signal.SIGTERM:
-        pass
-    while received:
-        time.sleep(LOOK)
-        if any(runs(dict(each)) is False for each in own.others):
-            if isinstance(lost := _loss(own, "nothing while a GPU waited."), LostProcessError):
-                os.write(2, f"saelab: {lost}\n".encode())
-            os.kill(os.getpid(), signal.SIGKILL)  # The main thread cannot be asked.

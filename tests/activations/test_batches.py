@@ -74,6 +74,16 @@ def test_resuming_is_exact_at_every_batch_over_two_epochs(store):
         assert torch.equal(next(resumed).x, expected)
 
 
+@pytest.mark.parametrize("pool_rows", [1, 2500, 2**16])
+def test_parts_of_batches_are_cut_from_the_same_batches(store, pool_rows):
+    whole = rows_of(batches_of(store, 900, pool_rows=pool_rows), 2 * N_ROWS).split(900)
+    for part in (slice(0, 300), slice(300, 600), slice(600, 900)):
+        batches = ShuffledBatches(store, BatchSites("a", part=part), 900, pool_rows=pool_rows)
+        for expected in whole[:-1]:
+            assert torch.equal(next(batches).x[:, 0].long(), expected[part])
+        assert batches.rows_served == 900 * (len(whole) - 1)
+
+
 def test_loading_an_earlier_state_into_running_batches_goes_back(store):
     batches = batches_of(store)
     state = batches.state_dict()

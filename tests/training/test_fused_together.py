@@ -1,55 +1,44 @@
 """A fused step of several processes is that of one process, under the interpreter."""
 
-from typing import Any
+from functools import cache
 
 import pytest
 import torch
 from activations.forked import processes
 from interpreted import prepare_once_for_each_kernel
 from kernels.triton_device import DEVICE
+from rest import rest
 from safetensors.torch import load_file, save_file
 from torch.distributed import TCPStore
-from typing_extensions import override
+from training.fused_forms import BATCH, D_IN, D_OUT, FORMS, SMALL, STEPS, V, build
 
-from saelab.kernels.exchange import LatentExchange, received
+from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.triton.codes import jump
 from saelab.kernels.triton.select.batch import FlatPlace, select_batch_top_k
-from saelab.kernels.triton.step.rules import Launch
-from saelab.sae.abs_topk import AbsTopKConfig
-from saelab.sae.batch_topk import BatchTopKConfig
 from saelab.sae.context import LossContext
-from saelab.sae.jumprelu import JumpReLUConfig
-from saelab.sae.matryoshka import MatryoshkaConfig
 from saelab.sae.spread import keep_shard
-from saelab.sae.topk import TopKConfig
-from saelab.sae.transcoder import make_transcoder
-from saelab.shard import LatentShard
-from saelab.training import fused, fused_graphs
+from saelab.shard import ALONE, LatentShard, Replicas
+from saelab.training import fused_graphs
 from saelab.training.fused import FusedOptions, FusedStep
 from saelab.training.spread import Spread
 
-# Two chunks of columns, the second not full; processes that hold different numbers of latents.
-D_IN, D_OUT, D_SAE, BATCH, V, STEPS = 20, 10, 13, 3, 5.0, 2
-SMALL = Launch(columns=16, pairs=2, latents=3, slice=3, programs=1)
-AUX = {"aux_coefficient": 0.5, "aux_k": 3}
-FORMS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "topk": (TopKConfig, {"k": 3, "aux_coefficient": 0}),
-    "wide": (TopKConfig, {"k": 9, "aux_coefficient": 0}),
-    "revived": (TopKConfig, {"k": 3, **AUX}),
-    "multi": (TopKConfig, {"k": 2, "multi_k_coefficient": 0.125, "aux_coefficient": 0}),
-    "abs": (AbsTopKConfig, {"k": 3, **AUX}),
-    "batch": (BatchTopKConfig, {"k": 2.75, **AUX}),
-    "batch-abs": (AbsTopKConfig, {"k": 3, "selection": "batch", "subtract_b_dec": False}),
-    "nested": (MatryoshkaConfig, {"k": 3, "fractions": (0.1, 0.3, 0.6), **AUX}),
-    "jump": (JumpReLUConfig, {"k": 3, "bandwidth": 0.5, **AUX}),
-    "transcoder": (TopKConfig, {"k": 3, **AUX}),
+FIRST = {
+    (1, torch.float32): ("topk", "nested", "jump"),
+    (1, torch.bfloat16): ("topk",),
+    (2, torch.float32): ("nested",),
+    (2, torch.bfloat16): (),
 }
-QUICK = ("topk", "nested", "jump")
-REST = [pytest.param(form, marks=pytest.mark.exhaustive) for form in FORMS if form not in QUICK]
-PRECISIONS = {torch.float32: QUICK, torch.bfloat16: ("topk",)}
-"""What is trained in each precision before the others are asked for."""
+"""By replicas of two processes each, and precision: what is trained before others are asked for."""
 
 
+def cases(precision):
+    """Every form, trained in one replica and in two."""
+    every = [(form, count) for count in (1, 2) for form in FORMS]
+    first = [case for case in every if case[0] in FIRST[case[1], precision]]
+    return [*first, *rest(*(case for case in every if case not in first))]
+
+
+ROWS = (10, 151)
 SELECTIONS = {
     "a row is cut": (20, torch.float32, False),
     "every entry is counted": (400, torch.float32, True),
@@ -62,15 +51,16 @@ SELECTIONS = {
 
 def integers(dtype):
     generator = torch.Generator().manual_seed(4)
-    x = torch.randint(-2, 3, (9, 151), generator=generator)
+    x = torch.randint(-2, 3, ROWS, generator=generator)
     x[:, :5] = 0  # -0.0 is no smaller.
     return torch.where(x == 0, -0.0, x).to(dtype)
 
 
-def selected(case, rank, world):
-    """Which entries of a batch two processes select together; None beside process 0."""
-    (n, dtype, signed), shard = SELECTIONS[case], LatentShard(rank, world, 151)
-    own = shard.of(integers(dtype), 1).contiguous()
+def selected(case, rank, world, replicas):
+    """Which entries of a batch several processes select together, in process 0."""
+    (n, dtype, signed), size = SELECTIONS[case], world // replicas.count
+    shard, x = LatentShard(rank % size, size, 151, replicas), integers(dtype)
+    own = shard.of(x[replicas.rows(len(x))], 1).contiguous()
     out = FlatPlace.empty(min(n, own.numel()), torch.device(DEVICE))
     out.rows.fill_(-1)
     select_batch_top_k(
@@ -79,25 +69,20 @@ def selected(case, rank, world):
     rows, latents = out.rows.cpu().long(), out.indices.cpu().long()
     marks = torch.zeros(own.shape)
     marks[rows[rows >= 0], latents[rows >= 0]] = 1
-    return shard.join_all(marks, 1)
+    return whole(shard, marks, len(x))
 
 
-def build(form):
-    cls, given = FORMS[form]
-    sae = cls(d_sae=D_SAE, **given).build(D_IN, torch.Generator().manual_seed(0))
-    generator = torch.Generator().manual_seed(1)
-    if form == "transcoder":
-        make_transcoder(sae, D_OUT, skip=True, generator=generator)
-    with torch.no_grad():
-        # Else a row's only code would have a residual at right angles, and a gradient of noise.
-        sae.b_enc.normal_(std=0.1, generator=generator)
-        if form == "jump":
-            sae.threshold.uniform_(0, 1.5, generator=generator)
-    return sae
+def whole(shard, own, batch):
+    """The entries of all latents and rows, of which this process has some; in process 0."""
+    out = own.new_zeros(batch, shard.d_sae)
+    joined = shard.join_all(own, 1)
+    if joined is not None:
+        out[shard.replicas.rows(batch)] = joined.to(out.device)
+    return shard.replicas.sum_all(out)
 
 
-def trained(form, precision, rank=0, world=1):
-    """Tensors of a few steps, whole, and which codes each step chose; None beside process 0."""
+def trained(form, precision, rank=0, world=1, replicas=ALONE):
+    """Tensors of a few steps, whole, and which codes each step chose; in process 0."""
     sae = build(form)
     integers = precision == torch.bfloat16
     generator = torch.Generator().manual_seed(3)
@@ -109,21 +94,21 @@ def trained(form, precision, rank=0, world=1):
     if integers:
         xs = xs.round().clamp(-2, 2)
     if world > 1:
-        keep_shard(sae, rank, world)
+        keep_shard(sae, rank, world, replicas)
     clip = 0.05 if form in {"topk", "nested", "jump", "transcoder"} else None
-    options = FusedOptions(BATCH, V, precision, dead_after=BATCH, clip_norm=clip, launch=SMALL)
+    own, rows = BATCH // replicas.count, replicas.rows(BATCH)
+    options = FusedOptions(own, V, precision, dead_after=BATCH, clip_norm=clip, launch=SMALL)
     step = FusedStep(sae.to(DEVICE), options)
     spread = Spread(sae, sae.shard) if sae.shard else None
     out = {}
     for number, x in enumerate(xs[:1] if integers else xs):
         step.set_lr(1e-2)
         step.prepare(LossContext(V, step=number, n_steps=STEPS))
+        x = x[rows]  # noqa: PLW2901
         target = x[:, :D_OUT].cos().to(DEVICE) if sae.is_transcoder else None
         step(x.to(DEVICE), target=target)
         codes = step.codes.dense()
-        whole = codes if sae.shard is None else sae.shard.join_all(codes, 1)
-        if whole is not None:
-            out[f"codes {number}"] = whole.contiguous()
+        out[f"codes {number}"] = codes if sae.shard is None else whole(sae.shard, codes, BATCH)
         out[f"error {number}"] = step.error.clone()
         if "aux_k" in step.penalties:
             out[f"aux {number}"] = step.penalties["aux_k"][1].clone()
@@ -136,74 +121,10 @@ def joined(step, spread):
     out = {}
     for name, tensor in step.tensors().items():
         dim = None if spread is None else spread.dim(name, tensor)
-        whole = tensor if dim is None else spread.shard.join_all(tensor, dim)
-        if whole is not None and name != "counts":
-            out[name] = whole
+        every = tensor if dim is None else spread.shard.join_all(tensor, dim)
+        if every is not None and name != "counts":
+            out[name] = every
     return out
-
-
-class Counted(LatentExchange):
-    """An exchange with nobody, which notes what it would receive."""
-
-    def __init__(self, shard):
-        super().__init__(shard)
-        self.received = []
-
-    @override
-    def sum(self, part):
-        self.begin_sum(part)
-        return part
-
-    @override
-    def begin_sum(self, part):
-        n = part.numel() * part.element_size()
-        self.received.append(2 * (self.shard.size - 1) * n // self.shard.size)
-
-    @override
-    def end_first(self):
-        pass
-
-    @override
-    def begin_gather(self, own):
-        return self.gather(own)
-
-    @override
-    def gather(self, own):
-        self.received.append((self.shard.size - 1) * own.numel() * own.element_size())
-        return own.expand(self.shard.size, *own.shape).contiguous()
-
-    @override
-    def most(self, n):
-        return int(n)
-
-
-@pytest.mark.parametrize(
-    ("form", "precision"),
-    [
-        ("multi", torch.bfloat16),
-        ("nested", torch.bfloat16),
-        ("jump", torch.float32),
-        *(
-            pytest.param(form, torch.float32, marks=pytest.mark.exhaustive)
-            for form in ("wide", "batch", "transcoder")
-        ),
-    ],
-)
-def test_a_step_receives_as_many_bytes_as_the_law_says(form, precision, monkeypatch):
-    monkeypatch.setattr(fused, "LatentExchange", Counted)
-    cls, given = FORMS[form]
-    sae = cls(d_sae=D_SAE, **(given | {"aux_coefficient": 0})).build(D_IN)
-    if form == "transcoder":
-        make_transcoder(sae, D_OUT, skip=True)
-    keep_shard(sae, 1, 4)
-    step = FusedStep(sae.to(DEVICE), FusedOptions(BATCH, V, precision, launch=SMALL))
-    step.prepare(LossContext(V, step=0, n_steps=STEPS))
-    step(torch.zeros(BATCH, D_IN, device=DEVICE), target=torch.ones(BATCH, sae.d_out))
-    exchange = step.graphs.step.exchange
-    assert isinstance(exchange, Counted)
-    half = precision == torch.bfloat16
-    law = received(step.rules.sae, sae.shard, BATCH, D_IN, sae.d_out, half=half)
-    assert exchange.received == law
 
 
 def few_rooms():
@@ -211,17 +132,18 @@ def few_rooms():
     fused_graphs.LEAST_ROOM = jump.LEAST_ROOM = 32  # pyrefly: ignore[bad-assignment]
 
 
-def process(rank, world, port, forms, out):
+def process(rank, world, port, forms, out, count):
     prepare_once_for_each_kernel()
     few_rooms()
     store = TCPStore("localhost", port)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
-    chosen = {case: selected(case, rank, world) for case in SELECTIONS}
+    replicas = Replicas.connect_all(rank, world, count)
+    chosen = {case: selected(case, rank, world, replicas) for case in SELECTIONS}
     if rank == 0:
         save_file({case: marks.contiguous() for case, marks in chosen.items()}, out / "selected")
-    for precision in PRECISIONS:
-        for form in forms[precision]:
-            found = trained(form, precision, rank, world)
+    for precision, those in forms.items():
+        for form in those:
+            found = trained(form, precision, rank, world, replicas)
             if rank == 0:
                 save_file(found, out / f"{form} {precision}")
     torch.distributed.destroy_process_group()
@@ -236,33 +158,40 @@ def _few_rooms():
 
 
 @pytest.fixture(scope="module")
-def of_two(tmp_path_factory):
-    """What two processes train, by form and precision; each group is trained once."""
-    out, done = tmp_path_factory.mktemp("together"), set()
+def of_several(tmp_path_factory):
+    """What processes of one replica or two train, by form and precision; each group once."""
+    done = {}
 
-    def found(form=None, precision=torch.float32):
-        quick = form is None or form in PRECISIONS[precision]
-        if quick not in done:
-            done.add(quick)
-            forms = {p: [f for f in FORMS if (f in PRECISIONS[p]) == quick] for p in PRECISIONS}
-            store = TCPStore("localhost", 0, is_master=True)
+    def found(form=None, precision=torch.float32, count=1):
+        quick = form is None or form in FIRST[count, precision]
+        if (quick, count) not in done:
+            out = done[quick, count] = tmp_path_factory.mktemp("together")
+            firsts = {p: those for (n, p), those in FIRST.items() if n == count}
+            forms = {p: [f for f in FORMS if (f in firsts[p]) == quick] for p in firsts}
+            store, n = TCPStore("localhost", 0, is_master=True), 2 * count
             started = [
-                processes().Process(target=process, args=(rank, 2, store.port, forms, out))
-                for rank in range(2)
+                processes().Process(target=process, args=(rank, n, store.port, forms, out, count))
+                for rank in range(n)
             ]
             for each in started:
                 each.start()
             for each in started:
                 each.join()
-            assert [each.exitcode for each in started] == [0, 0]
-        return load_file(out / ("selected" if form is None else f"{form} {precision}"))
+            assert [each.exitcode for each in started] == [0] * n
+        name = "selected" if form is None else f"{form} {precision}"
+        return load_file(done[quick, count] / name)
 
     return found
 
 
-@pytest.mark.parametrize("form", [*QUICK, *REST])
-def test_two_processes_train_as_one_does(form, of_two):
-    expected, found = trained(form, torch.float32), of_two(form, torch.float32)
+@cache
+def alone(form, precision):
+    return trained(form, precision)
+
+
+@pytest.mark.parametrize(("form", "count"), cases(torch.float32))
+def test_several_processes_train_as_one_does(form, count, of_several):
+    expected, found = alone(form, torch.float32), of_several(form, torch.float32, count)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(
@@ -272,18 +201,17 @@ def test_two_processes_train_as_one_does(form, of_two):
         assert any(float(found[name]) > 0 for name in found if name.startswith("aux"))
 
 
-@pytest.mark.parametrize(
-    "form", ["topk", *(pytest.param(f, marks=pytest.mark.exhaustive) for f in FORMS if f != "topk")]
-)
-def test_of_equal_entries_two_processes_choose_the_same(form, of_two):
-    expected = trained(form, torch.bfloat16)["codes 0"]
-    assert torch.equal(of_two(form, torch.bfloat16)["codes 0"], expected)
+@pytest.mark.parametrize(("form", "count"), cases(torch.bfloat16))
+def test_of_equal_entries_several_processes_choose_the_same(form, count, of_several):
+    expected = alone(form, torch.bfloat16)["codes 0"]
+    assert torch.equal(of_several(form, torch.bfloat16, count)["codes 0"], expected)
 
 
-def test_of_a_batch_of_integers_two_processes_select_what_a_sort_puts_first(of_two):
-    for case, marks in of_two().items():
+@pytest.mark.parametrize("count", [1, 2])
+def test_of_a_batch_of_integers_processes_select_what_a_sort_puts_first(count, of_several):
+    for case, marks in of_several(count=count).items():
         n, dtype, signed = SELECTIONS[case]
         x = integers(dtype).float().flatten()
         first = (x.abs() if signed else x).sort(descending=True, stable=True).indices[:n]
-        expected = torch.zeros(len(x)).index_fill(0, first, 1).view(9, 151)
+        expected = torch.zeros(len(x)).index_fill(0, first, 1).view(ROWS)
         assert torch.equal(marks, expected), case

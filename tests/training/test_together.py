@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from shutil import copytree
 from threading import Thread
 
@@ -10,24 +9,21 @@ import pytest
 import torch
 from activations.forked import Command, processes
 from conftest import small_config
+from rest import rest
 from safetensors.torch import load_file, save_file
-from torch.distributed import (
-    HashStore,
-    TCPStore,
-)
+from torch.distributed import HashStore, TCPStore
+from training.launched import WIDTH, Launch, arguments, base, wait_for_checkpoint
 
 from saelab.config import UsageError
 from saelab.ranks import Ranks
 from saelab.sae.spread import keep_shard
-from saelab.shard import LatentShard
+from saelab.shard import LatentShard, Replicas
 from saelab.training.loop import train
 from saelab.training.run import Run
 from saelab.training.steps import fused_problem
 from saelab.training.together import Together
 from saelab.types import SparseCodes
 
-WIDTH = 33
-"""No multiple of the number of processes."""
 SAES = {
     "topk": {"variant": "topk", "k": 4, "multi_k_coefficient": 0.125},
     "abs": {"variant": "abs-topk", "k": 4},
@@ -43,28 +39,6 @@ OPTIONS = {
     "batch": {"objective": "masked"},
     "jump": {"keep_at": [500], "ema": 0.9},
 }
-
-
-class Launch:
-    """A command in several processes that find each other as torchrun's do."""
-
-    def __init__(self, arguments, n, other=(), **variables):
-        # torchrun keeps the store in a process of its own.
-        self.store = TCPStore("localhost", 0, is_master=True)
-        found = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(self.store.port)}
-        found |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": str(n), **variables}
-        own = [[*arguments, *(other if rank == n - 1 else ())] for rank in range(n)]
-        self.commands = [Command(a, found | {"RANK": str(rank)}) for rank, a in enumerate(own)]
-
-    def end(self):
-        """Exit codes, and what all wrote to standard error."""
-        said = "".join(command.communicate()[1] for command in self.commands)
-        return [command.returncode for command in self.commands], said
-
-
-def base(store, **options):
-    config = small_config(store, n_tokens=1000, dead_after=300, log_every=5, **options)
-    return config.model_dump(mode="json", exclude_defaults=True, exclude={"sae"})
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +66,12 @@ def sweep_of(path):
     return ["train", "sweep", str(path), "--device", "cpu"]
 
 
-@pytest.mark.parametrize("n", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_every_variant_comes_out_as_from_one_process(sweep, tmp_path, n):
-    codes, said = Launch([*sweep_of(sweep), "--out", str(tmp_path)], n).end()
+@pytest.mark.parametrize(
+    ("n", "replicas"), [(2, 1), (4, 2), *rest((2, 2)), pytest.param(4, 1, marks=pytest.mark.slow)]
+)
+def test_every_variant_comes_out_as_from_one_process(sweep, tmp_path, n, replicas):
+    given = ["--out", str(tmp_path), f"--replicas={replicas}"]
+    codes, said = Launch([*sweep_of(sweep), *given], n).end()
     assert codes == [0] * n, said
     names = [*SAES, "transcoder"]
     for name in [*names, "topk/ema", "jump/ema", "jump/kept/tokens_000000000500"]:
@@ -107,7 +84,8 @@ def test_every_variant_comes_out_as_from_one_process(sweep, tmp_path, n):
         assert last.keys() == expected.keys()
         for key in last.keys() - {"tokens_per_second"}:
             assert last[key] == pytest.approx(expected[key], rel=2e-3, abs=1e-6), (name, key)
-        assert ours.provenance()["world_size"] == n
+        facts = ours.provenance()
+        assert (facts["world_size"], facts["replicas"]) == (n, replicas)
         assert "world_size" not in theirs.provenance()
     # Dead latents were revived together, and the limit of the norm was reached.
     lines = {name: Run(tmp_path / name).metrics() for name in names}
@@ -151,19 +129,25 @@ def test_several_gpus_take_the_fused_step_unasked(small_store, variant, options,
 
 
 def select(rank, store_at, flat, out):
-    """What one process of four keeps of integers, among which many are equal."""
+    """What one process of four keeps of integers, among which many are equal.
+
+    All hold one SAE, then two replicas of it.
+    """
     store = TCPStore("localhost", store_at)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=4)
-    shard = LatentShard(rank, 4, 10)
-    own = shard.of(integers(), 1)
-    indices = torch.arange(own.shape[1]).expand(own.shape)
-    codes = SparseCodes(own, indices, own.shape[1])
-    if flat:
-        codes = codes.where(torch.ones_like(own, dtype=torch.bool))
-    kept = shard.largest_of_all(codes, 2.5 if flat else 3)
-    dense = shard.join_all(kept.dense(), 1)
-    if dense is not None:
-        save_file({"kept": dense.contiguous()}, out)
+    for count in (1, 2):
+        replicas = Replicas.connect_all(rank, 4, count)
+        size = 4 // count
+        shard = LatentShard(rank % size, size, 10, replicas)
+        own = shard.of(integers()[replicas.rows(12)], 1)
+        indices = torch.arange(own.shape[1]).expand(own.shape)
+        codes = SparseCodes(own, indices, own.shape[1])
+        if flat:
+            codes = codes.where(torch.ones_like(own, dtype=torch.bool))
+        kept = shard.largest_of_all(codes, 2.5 if flat else 3)
+        dense = shard.join_all(kept.dense(), 1)
+        if dense is not None:
+            save_file({"kept": dense.contiguous()}, out / f"{replicas.number}_of_{count}")
     torch.distributed.destroy_process_group()
 
 
@@ -175,7 +159,7 @@ def integers():
 def test_of_equal_values_the_first_latent_of_all_processes_wins(flat, tmp_path):
     store = TCPStore("localhost", 0, is_master=True)
     started = [
-        processes().Process(target=select, args=(rank, store.port, flat, tmp_path / "kept"))
+        processes().Process(target=select, args=(rank, store.port, flat, tmp_path))
         for rank in range(4)
     ]
     for process in started:
@@ -187,18 +171,9 @@ def test_of_equal_values_the_first_latent_of_all_processes_wins(flat, tmp_path):
     chosen = order[..., : 30 if flat else 3]
     marks = torch.zeros(x.numel() if flat else x.shape, dtype=torch.bool)
     expected = x * marks.scatter(-1, chosen, value=True).view_as(x)
-    assert torch.equal(load_file(tmp_path / "kept")["kept"], expected)
-
-
-def arguments(store, out, **options):
-    values = base(store, checkpoint_every=2, **options) | {"n_tokens": 10_000}
-    given = [f"--{key.replace('_', '-')}={value}" for key, value in values.items()]
-    return ["train", "batch-topk", "--d-sae=33", "--k=4", *given, "--device=cpu", f"--out={out}"]
-
-
-def wait_for_checkpoint(run):
-    while not any((run / "checkpoints").glob("step_*[0-9].safetensors")):
-        time.sleep(0.01)
+    kept = {name: load_file(tmp_path / name)["kept"] for name in ("0_of_1", "0_of_2", "1_of_2")}
+    assert torch.equal(kept["0_of_1"], expected)
+    assert torch.equal(torch.cat([kept["0_of_2"], kept["1_of_2"]]), expected)
 
 
 def test_after_a_kill_all_end_and_the_same_command_continues(small_store, tmp_path):

@@ -6,6 +6,7 @@ The processes' parts of the reconstruction are summed while each sorts its codes
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -58,7 +59,8 @@ class SharedCodes:
     ) -> "SharedCodes":
         """Memory for the codes of these rows, of which `d_sae` latents are this process's."""
         most, groups = len(x) * d_sae, rule.groups
-        n = min(most, _budgets(rule)[-1] * len(x) if rule.by_row else int(rule.k * len(x)))
+        every = len(x) * exchange.replicas.count
+        n = min(most, _budgets(rule)[-1] * len(x) if rule.by_row else int(rule.k * every))
         values = torch.zeros(n, dtype=torch.float32, device=x.device)
         indices = torch.zeros_like(values, dtype=torch.int32)
         numbers = torch.arange(len(x) * groups + 1, dtype=torch.int32, device=x.device)
@@ -141,13 +143,14 @@ class SharedCodes:
         self._clear(m)
         place = FlatPlace(self.values, self.indices, self.error_rows, self.lows)
         select_batch_top_k(
-            pre_acts, int(self.rule.k * batch), by_magnitude=self.rule.signed, out=place,
-            exchange=self.exchange,
+            pre_acts, int(self.rule.k * batch * self.exchange.replicas.count),
+            by_magnitude=self.rule.signed, out=place, exchange=self.exchange,
         )  # fmt: skip
         self.starts.copy_(torch.searchsorted(self.error_rows, self.group_numbers, out_int32=True))
         sizes = self.values.abs()
         smallest = torch.where(sizes > 0, sizes, torch.inf).amin(0, keepdim=True)
-        follow_smallest_(weights.threshold, self.exchange.gather(smallest))
+        every = self.exchange.gather(smallest)
+        follow_smallest_(weights.threshold, self.exchange.across(every, dist.ReduceOp.MIN))
 
 
 def _budgets(rule: FusedRule) -> tuple[int, ...]:

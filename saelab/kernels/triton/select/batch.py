@@ -157,7 +157,7 @@ def _rank(
         count_digits_kernel[(ceil_div(batch, rows),)](
             *numbers, counts, n, batch, width, ROUND=round_, ROWS=rows, COLUMNS=columns, **shape
         )
-        exchange.sum(counts[round_])
+        exchange.across(exchange.sum(counts[round_]))
     blocks = ceil_div(batch, ROWS)
     ranked = _Ranked(*(counts.new_empty(size) for size in ((2,), (2, batch), (2, blocks))))
     count_rows_kernel[(blocks,)](
@@ -184,6 +184,7 @@ def _list_entries(
     """The entries of the n first segments that reach the last one's maximum."""
     batch, m = pre_acts.shape
     n_segments = maxima.shape[1]
+    n = min(n, maxima.numel())  # Others may have more of the segments.
     scratch = segments.state.new_empty(n)
     # Two bytes are enough for the positions in most dictionaries.
     narrow = torch.uint16 if m <= 2**16 else torch.int32
@@ -230,15 +231,15 @@ def select_batch_top_k(
         n: from 1 to their number; see `fits_batch_select`.
         by_magnitude: rank by |x|; values keep their signs.
         out: memory for n entries, or for all that this process can have of them.
-        exchange: reaches the processes whose latents' entries are ranked too. Each gets its own of
-            the n largest of all; what lies behind them in `out` is not changed.
+        exchange: reaches the processes whose latents' and rows' entries are ranked too. Each gets
+            its own of the n largest of all; what lies behind them in `out` is not changed.
 
     Raises:
         UsageError: the selection would count beyond 2^31.
     """
     batch, m = pre_acts.shape
     shard = exchange.shard
-    check_batch_select(batch, m if shard is None else shard.d_sae, n)
+    check_batch_select(batch * exchange.replicas.count, m if shard is None else shard.d_sae, n)
     out = FlatPlace.empty(n, pre_acts.device) if out is None else out
     maxima, W = segment_maxima(pre_acts, by_magnitude=by_magnitude)
     counts = out.indices.new_zeros(2, _key_bits(pre_acts) // 8, 256)

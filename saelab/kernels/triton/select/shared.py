@@ -24,7 +24,7 @@ def keep_own_ties_(
 
     Of the entries equal to the limit, those of the first rows are selected, and within a row those
     of the lowest latents. So at most one row is cut: some of its ties are selected and some not,
-    and there the processes tell each other which latents tie.
+    and there the processes tell each other which latents tie. The first replica has the first rows.
 
     Args:
         pre_acts: of this process's latents.
@@ -39,7 +39,10 @@ def keep_own_ties_(
         return
     same = rows[1]
     of_row = exchange.gather(same).sum(0)
-    quota = (state[1] - (of_row.cumsum(0) - of_row)).clamp(min=0).minimum(of_row)
+    of_replicas, number = of_row.new_zeros(shard.replicas.count), shard.replicas.number
+    of_replicas[number] = of_row.sum()
+    before = exchange.across(of_replicas)[:number].sum() + of_row.cumsum(0) - of_row
+    quota = (state[1] - before).clamp(min=0).minimum(of_row)
     cut = (quota > 0) & (quota < of_row)
     row = cut.int().argmax(keepdim=True)
     entries = pre_acts.index_select(0, row)[0]

@@ -187,7 +187,7 @@ class AuxStep:
         variance: Float[Tensor, ""],
     ) -> None:
         """The loss and its slope; `variance` is of the residual: squares about its mean, summed."""
-        self.loss.copy_(squared_norm(missed) / variance)
+        self.loss.copy_(self.exchange.mean(squared_norm(missed)) / variance)
         self.loss.copy_(torch.where(n_dead > 0, self.loss, 0.0).nan_to_num(0.0, 0.0, 0.0))
         self.slope.copy_((2 * self.rules.coefficient / variance).nan_to_num(0.0, 0.0, 0.0))
 

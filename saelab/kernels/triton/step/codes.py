@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.kernels.exchange import LatentExchange
+from saelab.kernels.rules import FusedRule
 from saelab.kernels.torch.zipf import zipf_budgets
 from saelab.kernels.triton.codes.jump import JumpCodes
 from saelab.kernels.triton.codes.nested import NestedCodes
@@ -67,3 +68,14 @@ def empty_codes(
         effects=effects,
         ties=factors if rules.ties == "float32" else None,
     )
+
+
+def missed_by(codes: Codes, rule: FusedRule) -> Float[Tensor, "batch d_out"]:
+    """The error of the SAE's own reconstruction, among all errors in the loss."""
+    if isinstance(codes, PursuitCodes):
+        return codes.missed
+    groups, residual = rule.groups, codes.residual.residual
+    if rule.wider:
+        return residual[::2] - residual[1::2]
+    last = residual[groups - 1 :: groups]
+    return last if rule.share == 1 else last / rule.share

@@ -39,18 +39,21 @@ def finish_dense(step: Step, aux: AuxStep | None) -> Float[Tensor, "batch d_sae"
     thresholds, codes, x = step.thresholds, step.codes, step.offset.wanted
     assert thresholds is not None
     done = dense_gradients(step)
-    thresholds.slope(done.window, step.exchange.sum(done.n_on))
+    thresholds.slope(done.window, done.n_on, step.exchange)
+    firing = step.averaged.fire(done.fired.float(), done.extra.slots)
     offsets = torch.zeros(len(done.fired) + 1, dtype=torch.int32, device=x.device)
     pairs = LatentPairs(torch.zeros_like(codes.indices, dtype=torch.int64), offsets)
     sums = step.sum_slices(pairs, step.launch.slices(pairs, twice=False))
     columns = step.sum_errors()
     if aux is not None:
-        step.run_aux(aux, (done.fired.float(), done.extra.slots))
+        step.run_aux(aux, firing)
         _add(done.extra, aux.extra)
+    for gradient in (done.extra.to_dec, done.extra.to_enc, done.extra.scalars):
+        step.exchange.mean(gradient)
     if step.rules.clip_norm is not None:
         step.clip(sums, columns, done.extra)
     step.update(sums, done.extra)
-    step.weights.since_fired.masked_fill_(done.fired, 0)
+    step.weights.since_fired.masked_fill_(firing[0] > 0, 0)
     step.move_vectors(columns)
     return done.z
 

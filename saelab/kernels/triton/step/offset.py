@@ -49,6 +49,7 @@ class Offset:
         target: `[batch d_out]`, the rows to reconstruct; `x` itself unless of a transcoder.
         centred: `[batch d_in]`, what the encoder reads: x less its bias, or `x` itself.
         wanted: `[batch d_out]`, what the latents and b_dec reconstruct: the target, less the skip.
+        slope: `[d_in d_out]`, the sum over rows that W_skip's gradient is made of; None without.
     """
 
     def __init__(self, weights: Weights, batch: int, *, centres: bool) -> None:
@@ -59,10 +60,10 @@ class Offset:
         self.centred = torch.empty_like(self.x) if centres else self.x
         reads = weights.b_in is None
         self.target = self.x if reads else torch.zeros(batch, d_out, dtype=dtype, device=device)
-        self.wanted = self.target
+        self.wanted, self.slope = self.target, None
         if weights.W_skip is not None:
             self.wanted = weights.scale.new_empty(batch, d_out)
-            self._slope = torch.zeros_like(weights.W_skip.value)
+            self.slope = torch.zeros_like(weights.W_skip.value)
 
     def centre(self) -> None:
         """Compute what the encoder reads and what the latents are to reconstruct."""
@@ -78,8 +79,8 @@ class Offset:
 
     def learn(self, residual: Float[Tensor, "batch d_out"]) -> Float[Tensor, " d_out"]:
         """Keep what the gradients need of the errors; returns the errors' sum."""
-        if self.weights.W_skip is not None:
-            product_(self.centred.T, residual, self._slope)
+        if self.slope is not None:
+            product_(self.centred.T, residual, self.slope)
         return torch.sum(residual, 0, dtype=torch.float32)
 
     def gradients(
@@ -97,7 +98,7 @@ class Offset:
             return [OffsetGradient(w.b_dec, columns, nothing if through is None else through)]
         assert through is not None
         found = [OffsetGradient(w.b_dec, columns, nothing)]
-        if w.W_skip is None:
+        if w.W_skip is None or self.slope is None:
             return [*found, OffsetGradient(w.b_in, torch.zeros_like(through), through)]
         found.append(OffsetGradient(w.b_in, -(w.W_skip.value @ columns), through))
-        return [*found, OffsetGradient(w.W_skip, self._slope, torch.zeros_like(self._slope))]
+        return [*found, OffsetGradient(w.W_skip, self.slope, torch.zeros_like(self.slope))]

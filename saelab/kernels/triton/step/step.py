@@ -1,6 +1,7 @@
 """A whole training step of an SAE or a transcoder with unit atoms, by kernels alone."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,7 +21,8 @@ from saelab.kernels.triton.step.adam import (
     tokens_since,
 )
 from saelab.kernels.triton.step.aux_k import AuxStep, Extra
-from saelab.kernels.triton.step.codes import empty_codes
+from saelab.kernels.triton.step.averaged import AveragedGradients
+from saelab.kernels.triton.step.codes import empty_codes, missed_by
 from saelab.kernels.triton.step.gradients import Sums, slice_kernel
 from saelab.kernels.triton.step.norm import norm_kernel
 from saelab.kernels.triton.step.offset import Offset
@@ -41,6 +43,8 @@ class Step:
         gradient_norm: norm of all gradients in the last step, before clipping; 0 without a limit.
         exchange: reaches the processes that hold the other latents, if there are some.
         thresholds: learns the latents' own thresholds, if they have some.
+        averaged: the gradients of all replicas, if there are several.
+        n_rows: rows of a batch of all replicas.
     """
 
     def __init__(
@@ -55,6 +59,8 @@ class Step:
         widest = max(d_in, weights.dec.value.shape[1])
         self.weights, self.rules, self.launch = weights, rules, launch.fit(widest, m)
         self.rule, self.exchange = rules.sae, exchange
+        self.averaged = AveragedGradients(weights, exchange)
+        self.n_rows = batch * exchange.replicas.count
         self.offset = Offset(weights, batch, centres=self.rule.centres)
         self.x, self.target = self.offset.x, self.offset.target
         rounds = self.x.dtype != torch.float32
@@ -93,7 +99,7 @@ class Step:
     def finish(self, side: torch.cuda.Stream | None = None, aux: AuxStep | None = None) -> None:
         """The step after the pre-activations; the processes' parts are summed beside the sort."""
         alone = self.exchange.shard is None
-        if not alone and (aux or self._clips or self.thresholds):
+        if not alone and (aux or self._clips or self.thresholds or self.n_rows > len(self.x)):
             side = None  # These exchange numbers, while which no other stream may work.
         on_side, sorting = on(side), side if alone else None
         self.select()
@@ -102,6 +108,7 @@ class Step:
             pairs, slices = self.invert()
             sorted_ = None if sorting is None else sorting.record_event()
         self.decode()
+        firing = self.averaged.fire(*self.codes.kept())
         if aux is None:
             wait(side, None)
             with on_side:
@@ -110,12 +117,13 @@ class Step:
         else:
             # On this stream: AuxK needs the errors, and runs while the other stream sorts.
             columns = self.sum_errors()
-            self.run_aux(aux, self.codes.kept(), side)
+            self.run_aux(aux, firing, side)
         if sorted_ is not None:
             torch.cuda.current_stream().wait_event(sorted_)
         if aux is not None:
             self._sum_window(pairs)
         sums, extra = self.sum_slices(pairs, slices), None if aux is None else aux.extra
+        sums, extra = self.averaged.mean(sums, extra, self._visit)
         if self.rules.clip_norm is not None:
             wait(None, side)
             self.clip(sums, columns, extra)
@@ -133,9 +141,8 @@ class Step:
         z, n_dead = aux.choose(codes, centred, self.pre_acts)
         missed = aux.run(z, residual, centred, side)
         with on(side):
-            mean = residual.sum(0, dtype=torch.float32) / len(residual)
-            variance = (self.mse_sum - mean.square().sum()) * len(self.x)
-            aux.measure(missed, n_dead, variance)
+            mean = self.exchange.mean(residual.sum(0, dtype=torch.float32) / len(residual))
+            aux.measure(missed, n_dead, (self.mse_sum - mean.square().sum()) * len(self.x))
         wait(None, side)
 
     def encode(self) -> None:
@@ -165,14 +172,18 @@ class Step:
             self.thresholds.sum_window(self.codes, pairs, self.exchange)
 
     def sum_errors(self) -> Float[Tensor, " d_out"]:
-        """The errors of the batch, and the gradient of the decoder's bias."""
+        """The errors of the batch, and the gradient of the decoder's bias; of all replicas."""
         residual = self.codes.residual
-        torch.div(residual.errors.sum((0, 1)), len(self.x), out=self.errors)
+        self.exchange.mean(torch.div(residual.errors.sum((0, 1)), len(self.x), out=self.errors))
         self.mse_sum.copy_(self.errors[0 if self.rule.wider else -1])
         self.error.copy_(self.errors @ self.shares)
+        rows = residual.residual[:: self.rule.groups]
         if isinstance(self.codes, PursuitCodes):
-            return self.offset.learn(self.codes.to_bias)
-        return self.offset.learn(residual.residual[:: self.rule.groups])
+            rows = self.codes.to_bias
+        columns = self.offset.learn(rows)
+        if self.offset.slope is not None:
+            self.exchange.mean(self.offset.slope)
+        return self.exchange.mean(columns)
 
     def revivable(self) -> Float[Tensor, "batch d_in"]:
         """What dead latents' encoders read: what the others do, or what a pursuit left."""
@@ -180,13 +191,7 @@ class Step:
 
     def missed(self) -> Float[Tensor, "batch d_out"]:
         """The error of the SAE's own reconstruction, among all errors in the loss."""
-        if isinstance(self.codes, PursuitCodes):
-            return self.codes.missed
-        groups, residual = self.rule.groups, self.codes.residual.residual
-        if self.rule.wider:
-            return residual[::2] - residual[1::2]
-        last = residual[groups - 1 :: groups]
-        return last if self.rule.share == 1 else last / self.rule.share
+        return missed_by(self.codes, self.rule)
 
     def sum_slices(self, pairs: LatentPairs, slices: Slices) -> Sums:
         """Sum the pairs of the split latents, slice by slice."""
@@ -198,9 +203,15 @@ class Step:
         slice_kernel[(capacity * self.chunks,)](
             pairs.order, pairs.offsets, *codes, slices.first, slices.latent, sums, scalars,
             capacity, len(self.norms), *self._widths, SLICE=slices.size, **self._shape,
-            **self._options,
         )  # fmt: skip
         return Sums(pairs.order, pairs.offsets, *codes, slices.first, sums, scalars)
+
+    def _visit(self, kernel: Any, sums: Sums, extra: Extra | None, *out: Tensor) -> None:  # noqa: ANN401
+        more = extra or Extra.nothing(self.norms)
+        kernel[(len(self.to_input) * self.chunks,)](
+            *sums, *more, *out, self.factor, len(self.norms), *self._widths,
+            LATENTS=self.launch.latents, EXTRA=extra is not None, **self._shape,
+        )  # fmt: skip
 
     def clip(self, sums: Sums, columns: Float[Tensor, " d_out"], extra: Extra | None) -> None:
         """The norm of all gradients after the projection, and the clipping factor.
@@ -208,14 +219,11 @@ class Step:
         Every latent is visited twice, since Adam needs the norm first; see `Launch.again`.
         """
         assert self.rules.clip_norm is not None
-        w, n, m = self.weights, self.launch, len(self.norms)
         squares = self.norms.new_empty(len(self.to_input), self.chunks)
-        to_bias, more = self.norms.new_empty(m), extra or Extra.nothing(self.norms)
-        norm_kernel[(squares.numel(),)](
-            *sums, *more, squares, to_bias, self.factor, m, *self._widths,
-            LATENTS=n.latents, EXTRA=extra is not None, **self._shape, **self._options,
-        )  # fmt: skip
-        through = self.exchange.sum(w.enc.value.T @ to_bias) if self.rule.centres else None
+        to_bias = self.norms.new_empty(len(self.norms))
+        self._visit(norm_kernel, sums, extra, squares, to_bias)
+        enc, centres = self.weights.enc.value, self.rule.centres
+        through = self.exchange.sum(enc.T @ to_bias) if centres else None
         moved = self.offset.gradients(columns, through)
         vectors = [self.factor * found.residual - found.minus for found in moved]
         further = sum(vector.square().sum() for vector in vectors)
@@ -227,20 +235,20 @@ class Step:
 
     def update(self, sums: Sums, extra: Extra | None) -> None:
         """Update both matrices, the encoder's bias and the dead counts, one visit per latent."""
-        w, n = self.weights, self.launch
+        w, more = self.weights, extra or Extra.nothing(self.norms)
         kept, wider = self.codes.kept(), self.rule.wider
-        more = extra or Extra.nothing(self.norms)
-        since = tokens_since(*kept, w.since_fired, len(self.x)) if wider else None
+        since = tokens_since(*kept, w.since_fired, self.n_rows) if wider else None
         step_kernel[(len(self.to_input) * self.chunks,)](
             *sums, w.scale, self.norms, *w.dec.all, *w.enc.all, *w.b_enc.all, w.since_fired,
-            self.to_input, *more, self.rates, self.share, self.factor, len(self.x),
-            len(self.norms), *self._widths, LATENTS=n.latents, EXTRA=extra is not None,
+            self.to_input, *more, self.rates, self.share, self.factor, self.n_rows,
+            len(self.norms), *self._widths, LATENTS=self.launch.latents, EXTRA=extra is not None,
             CLIP=self._clips, DECAY=self.rules.adam.weight_decay > 0,
-            **self.rules.adam.constants, **self._shape, **self._options,
+            **self.rules.adam.constants, **self._shape,
         )  # fmt: skip
         if since is not None:
             # The kernel also counted the codes that are not the SAE's own.
             w.since_fired.copy_(since)
+        self.averaged.note_(w.since_fired)
 
     def move_vectors(self, columns: Float[Tensor, " d_out"]) -> None:
         """Update what is outside of the latents, the atoms' scales, and thresholds."""
@@ -286,8 +294,6 @@ class Step:
             "EVEN": d_out == d_in and d_out % n.columns == 0,
             "SQUARE": d_out == d_in,
             "TIED": 2 if self.rule.pursues else int(self.rule.tied),
+            "num_warps": max(1, n.columns // 256),
+            "num_stages": 1,
         }
-
-    @property
-    def _options(self) -> dict[str, int]:
-        return {"num_warps": max(1, self.launch.columns // 256), "num_stages": 1}

@@ -28,16 +28,20 @@ class Thresholds:
     def sum_window(self, codes: JumpCodes, pairs: LatentPairs, exchange: LatentExchange) -> None:
         """Compute the gradient from the codes of a batch."""
         window = codes.window_sums(pairs, self.learned)
-        self.slope(window, exchange.sum(pairs.offsets[-1].float()))
+        self.slope(window, pairs.offsets[-1].float(), exchange)
 
-    def slope(self, window: Float[Tensor, "2 d_sae"], n_on: Float[Tensor, ""]) -> None:
+    def slope(
+        self, window: Float[Tensor, "2 d_sae"], n_on: Float[Tensor, ""], exchange: LatentExchange
+    ) -> None:
         """Compute the gradient (arXiv 2407.14435, eqs. 11 and 12) from sums over the window.
 
         Args:
             window: per latent, the sum of the codes' gradients in the window, and their number.
-            n_on: number of the batch's entries that are on.
+            n_on: number of the batch's entries that are on, among this process's latents.
+            exchange: reaches the other processes.
         """
-        l0 = n_on / self.batch
+        l0 = exchange.mean(exchange.sum(n_on)) / self.batch
+        window = exchange.mean(window)
         if self.rules.target is None:
             self.penalty.copy_(l0)
             slope = self.penalty_weight
