@@ -17,14 +17,21 @@ from saelab.bench.machine import StepShape
 from saelab.bench.pace import USABLE, Pace
 from saelab.config import UsageError
 from saelab.console import in_bytes
-from saelab.kernels.exchange import received
+from saelab.kernels.exchange import averaged, received
 from saelab.kernels.rules import FusedRule
 from saelab.lm.cost import pass_bytes
 from saelab.lm.shape import ModelShape
 from saelab.sae.base import AbstractSAEConfig
 from saelab.sae.transcoder import make_transcoder
 from saelab.shard import LatentShard
-from saelab.training.plan import AT_REST, one_matrix, pursuit_bytes, state_bytes, step_bytes
+from saelab.training.plan import (
+    AT_REST,
+    AVERAGED,
+    one_matrix,
+    pursuit_bytes,
+    state_bytes,
+    step_bytes,
+)
 
 GUESSED_K = 64
 """Codes per row of variants that have no k."""
@@ -65,6 +72,7 @@ class Work:
     n_features: int = 500_000
     products: int = 1
     rule: FusedRule | None = None
+    replicas: int = 1
 
     @property
     def kernels(self) -> bool:
@@ -212,6 +220,9 @@ def step_parts(job: Work, fleet: Fleet, shards: int, width: int) -> dict[str, fl
         hosts, per_host = fleet.hosts(shards), fleet.per_host
         told = exchanged(job, shards, width, fused=fused)
         found["exchange"] = sum(pace.exchange(n, hosts=hosts, per_host=per_host) for n in told)
+    if (count := job.replicas) > 1:  # A ring through each GPU's own link.
+        n, hosts = averaged(m, d, width - d, count), fleet.hosts(count * shards)
+        found["replicas' gradients"] = pace.exchange(n, hosts=hosts, per_host=1)
     return found
 
 
@@ -257,6 +268,7 @@ def sae_memory(job: Work, pace: Pace, shards: int, n: int = 1) -> Bytes:
     kept = (n - 1) * fused * job.number * batch * m
     return {
         "weights and moments": n * state_bytes(one_matrix(rule, width) * m, fused=fused),
+        **({"stored gradients": AVERAGED * width * m} if fused and job.replicas > 1 else {}),
         "step": kept + beside + step_bytes(batch, m, width, fused=fused),
         "code and kept memory": AT_REST,
     }

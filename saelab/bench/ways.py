@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from saelab.bench.costs import (
     CONTEXTS,
@@ -22,6 +22,7 @@ from saelab.bench.costs import (
 )
 from saelab.bench.pace import Pace
 from saelab.console import in_bytes
+from saelab.kernels.exchange import averaged
 
 MOST_GPUS = 2**20
 AFTERWARDS = ("evaluate", "features")
@@ -33,7 +34,8 @@ class Way:
 
     Attributes:
         gpus: GPUs that it uses.
-        shards: GPUs that share one SAE.
+        shards: GPUs that share one SAE's latents.
+        replicas: how many times so many GPUs hold it, for a part of the rows each.
         measuring: GPUs that evaluate and collect features at once, one an SAE.
         memory: bytes on a GPU when most of it is full, by part.
         disk: bytes of the store.
@@ -47,6 +49,7 @@ class Way:
     name: str
     gpus: int = 1
     shards: int = 1
+    replicas: int = 1
     measuring: int = 1
     memory: Bytes = field(default_factory=dict)
     disk: int = 0
@@ -82,6 +85,9 @@ def ways(job: Work, fleet: Fleet) -> list[Way]:
     found = [by_store(job, fleet, few)]
     if (all_gpus := max(sharings(job, fleet.gpus))) > few:
         found.append(by_store(job, fleet, all_gpus))
+    size = max(few, min(all_gpus, fleet.per_host))
+    if (replicas := all_gpus // size) > 1 and job.batch_size % replicas == 0:
+        found.append(by_store(job, fleet, size, replicas))
     return [*found, site_by_site(job, fleet), one_pass(job, fleet)]
 
 
@@ -91,12 +97,19 @@ def cheapest(found: list[Way]) -> Way | None:
     return min(possible, key=lambda way: (way.gpu_hours, way.wall), default=None)
 
 
-def by_store(job: Work, fleet: Fleet, shards: int) -> Way:
-    """Harvest all sites once; then train every SAE on `shards` GPUs, as many at once as fit."""
-    pace, n = fleet.pace, len(job.sites)
-    lanes = min(n, fleet.gpus // shards)
-    way = Way(f"store, {shards} GPUs an SAE" if shards > 1 else "store", lanes * shards, shards)
-    harvesting, training = _harvest_memory(job, fleet), sae_memory(job, pace, shards)
+def by_store(job: Work, fleet: Fleet, shards: int, replicas: int = 1) -> Way:
+    """Harvest all sites once; then train every SAE on `shards` GPUs, as many at once as fit.
+
+    Of several `replicas`, each has so many GPUs.
+    """
+    pace, n, every = fleet.pace, len(job.sites), shards * replicas
+    lanes = min(n, fleet.gpus // every)
+    name = f"store, {every} GPUs an SAE" if every > 1 else "store"
+    way = Way(name, lanes * every, shards, replicas)
+    if replicas > 1:
+        way.name = f"{name}, {replicas} replicas"
+    part = replace(job, batch_size=job.batch_size // replicas, replicas=replicas)
+    harvesting, training = _harvest_memory(job, fleet), sae_memory(part, pace, shards)
     way.memory = max(harvesting, training, key=lambda memory: sum(memory.values()))
     way.disk = job.n_tokens * job.row_bytes
     way.traffic = {"disk, written": way.disk, "disk, read": job.n_tokens * job.read_bytes}
@@ -200,7 +213,8 @@ def _forward(job: Work, fleet: Fleet, gpus: int) -> float:
 def _steps(job: Work, fleet: Fleet, way: Way, lanes: int, factor: float) -> None:
     """All SAEs' steps, as many at once as there are lanes."""
     widths = sorted(job.widths)
-    times = [step_parts(job, fleet, way.shards, width) for width in widths]
+    rows = replace(job, batch_size=job.batch_size // way.replicas, replicas=way.replicas)
+    times = [step_parts(rows, fleet, way.shards, width) for width in widths]
     sums = [sum(parts.values()) for parts in times]
     # The widest first, each on the lane that is free soonest.
     busy = [0.0] * lanes
@@ -208,11 +222,16 @@ def _steps(job: Work, fleet: Fleet, way: Way, lanes: int, factor: float) -> None
         busy[busy.index(min(busy))] += seconds
     way.seconds["steps"] = factor * job.n_steps * max(busy)
     way.parts = times[-1]
+    every = way.shards * way.replicas
     if way.shards > 1:
         fused = fleet.pace.kernels and job.kernels
-        told = (exchanged(job, way.shards, width, fused=fused) for width in widths)
+        told = (exchanged(rows, way.shards, width, fused=fused) for width in widths)
         sent = sum(map(sum, told))
-        way.traffic[fleet.place(way.shards)] = way.shards * job.n_steps * sent
+        way.traffic[fleet.place(way.shards)] = every * job.n_steps * sent
+    if way.replicas > 1:
+        m, n = -(-job.sae.d_sae // way.shards), way.replicas
+        sent = sum(averaged(m, width // 2, width - width // 2, n) for width in widths)
+        way.traffic["gradients of replicas"] = every * job.n_steps * sent
 
 
 def _afterwards(job: Work, fleet: Fleet, way: Way) -> None:

@@ -207,6 +207,8 @@ def _lines(found: "list[Way]") -> Iterator[list[str]]:
 
     yield ["GPUs used", *(str(way.gpus) for way in found)]
     yield ["GPUs that share an SAE", *(str(way.shards) for way in found)]
+    if any(way.replicas > 1 for way in found):
+        yield ["replicas of them", *(str(way.replicas) for way in found)]
     yield ["memory of a GPU", *(in_bytes(sum(way.memory.values())) for way in found)]
     yield from parts(lambda way: way.memory, in_bytes)
     yield ["disk", *(in_bytes(way.disk) if way.disk else "-" for way in found)]

@@ -68,7 +68,7 @@ class TrainArguments(Config):
     replicas: int = Field(default=1, gt=0)
     """Of N processes that torchrun starts, N / replicas share the latents, and each of so many
     replicas reads its part of every batch; their gradients are averaged. The SAE is the one that
-    one process trains. For more than about 8 GPUs; 1 is best below."""
+    one process trains. It pays on more than about 8 GPUs, with large batches."""
     log: tuple[SinkKind, ...] = ()
     """Log also to these, beside metrics.jsonl; their packages are installed separately."""
 

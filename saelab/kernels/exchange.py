@@ -167,6 +167,11 @@ def received(
     return [*found, summed(4 * d_in)] if rule.centres else found
 
 
+def averaged(latents: int, d_in: int, d_out: int, replicas: int) -> int:
+    """Bytes that a process with so many latents receives when replicas average their gradients."""
+    return 2 * (replicas - 1) * 4 * latents * (d_in + d_out + 2) // replicas
+
+
 def _now(action: Action) -> object:
     return action()
 

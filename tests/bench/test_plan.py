@@ -196,6 +196,25 @@ def test_between_hosts_an_exchange_takes_longer_and_does_not_shrink():
     assert product[0] == pytest.approx(2 * product[1])
 
 
+def test_replicas_pay_where_a_batch_is_large_against_the_latents_of_a_gpu():
+    fleet = Fleet(pace_of_kind("h200"), 32)
+    for rows, faster in ((8192, False), (2**18, True)):
+        found = ways(job(batch_size=rows), fleet)[:3]
+        assert [way.name for way in found] == [
+            "store",
+            "store, 32 GPUs an SAE",
+            "store, 32 GPUs an SAE, 4 replicas",
+        ]
+        shared, replicas = found[1:]
+        assert (replicas.gpus, replicas.shards, replicas.replicas) == (32, 8, 4)
+        assert (replicas.seconds["steps"] < shared.seconds["steps"]) is faster
+        sent = replicas.traffic["gradients of replicas"] / job(batch_size=rows).n_steps
+        assert sent == 32 * 1.5 * 4 * (32768 // 8) * (2 * 768 + 2)
+    held = sae_memory(job(replicas=4), fleet.pace, 8)
+    assert held["stored gradients"] == held["weights and moments"] * 4 / 14
+    assert len(ways(job(), Fleet(pace_of_kind("h200"), 8))) == 4  # Not within one host.
+
+
 def test_the_disk_breaks_first_and_one_pass_is_cheaper_than_many():
     every = job(("blocks.*.hook_resid_post",))
     found = ways(every, Fleet(pace_of_kind("h200"), 4, disk=10**9))
