@@ -194,9 +194,10 @@ def test_after_a_kill_all_end_and_the_same_command_continues(small_store, tmp_pa
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("variant", ["topk", "batch-topk", "matryoshka", "jumprelu"])
 def test_the_fused_step_continues_too_in_as_many_processes_or_another_number(
-    small_store, tmp_path, variant
+    small_store, tmp_path, variant, replicas
 ):
     interpreted = {"TRITON_INTERPRET": "1"}
     options = {"n_tokens": 40, "batch_size": 4, "checkpoint_every": 3, "clip_norm": 0.5}
@@ -204,15 +205,16 @@ def test_the_fused_step_continues_too_in_as_many_processes_or_another_number(
     rest = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
     command = ["train", variant, "--d-sae=33", "--k=4", *rest, "--device=cpu"]
     whole, out = tmp_path / "whole", tmp_path / "out"
-    codes, said = Launch([*command, f"--out={whole}"], 2, **interpreted).end()
+    both = [*command, f"--replicas={replicas}"]
+    codes, said = Launch([*both, f"--out={whole}"], 2, **interpreted).end()
     assert codes == [0, 0], said
-    launch = Launch([*command, f"--out={out}"], 2, **interpreted)
+    launch = Launch([*both, f"--out={out}"], 2, **interpreted)
     wait_for_checkpoint(out)
     launch.commands[0].kill()
     launch.end()
     assert not (out / "weights.safetensors").exists()
     copytree(out, tmp_path / "alone")
-    assert Launch([*command, f"--out={out}"], 2, **interpreted).end()[0] == [0, 0]
+    assert Launch([*both, f"--out={out}"], 2, **interpreted).end()[0] == [0, 0]
     weights = [run / "weights.safetensors" for run in (whole, out, tmp_path / "alone")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     alone = Command([*command, f"--out={tmp_path / 'alone'}"], interpreted)

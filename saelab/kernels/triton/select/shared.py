@@ -39,9 +39,11 @@ def keep_own_ties_(
         return
     same = rows[1]
     of_row = exchange.gather(same).sum(0)
-    of_replicas, number = of_row.new_zeros(shard.replicas.count), shard.replicas.number
-    of_replicas[number] = of_row.sum()
-    before = exchange.across(of_replicas)[:number].sum() + of_row.cumsum(0) - of_row
+    before = of_row.cumsum(0) - of_row
+    if shard.replicas.count > 1:
+        of_replicas, number = of_row.new_zeros(shard.replicas.count), shard.replicas.number
+        of_replicas[number] = of_row.sum()
+        before += exchange.across(of_replicas)[:number].sum()
     quota = (state[1] - before).clamp(min=0).minimum(of_row)
     cut = (quota > 0) & (quota < of_row)
     row = cut.int().argmax(keepdim=True)

@@ -113,10 +113,21 @@ class AveragedGradients:
         self._exchange.across(self.fired, dist.ReduceOp.MAX)
         return self.fired, self.extra.slots
 
-    def mean(self, sums: Sums, extra: Extra | None, visit: Visit) -> tuple[Sums, Extra | None]:
-        """The gradients of all replicas: sums without any pair, and what is to be added to them."""
+    def mean(
+        self,
+        sums: Sums,
+        extra: Extra | None,
+        kept: Callable[[], tuple[Tensor, Tensor]],
+        visit: Visit,
+    ) -> tuple[Sums, Extra | None]:
+        """The gradients of all replicas: sums without any pair, and what is to be added to them.
+
+        `kept` are the codes of this process, and `extra` AuxK's gradients, if it ran.
+        """
         if not self._several:
             return sums, extra
+        if extra is None:  # Else AuxK has asked.
+            self.fire(*kept())
         visit(store_kernel, sums, extra, *self.extra[1:4])
         self._exchange.mean(self._every)
         return sums._replace(offsets=self._none, first=self._none), self.extra

@@ -108,7 +108,6 @@ class Step:
             pairs, slices = self.invert()
             sorted_ = None if sorting is None else sorting.record_event()
         self.decode()
-        firing = self.averaged.fire(*self.codes.kept())
         if aux is None:
             wait(side, None)
             with on_side:
@@ -117,13 +116,13 @@ class Step:
         else:
             # On this stream: AuxK needs the errors, and runs while the other stream sorts.
             columns = self.sum_errors()
-            self.run_aux(aux, firing, side)
+            self.run_aux(aux, self.averaged.fire(*self.codes.kept()), side)
         if sorted_ is not None:
             torch.cuda.current_stream().wait_event(sorted_)
         if aux is not None:
             self._sum_window(pairs)
         sums, extra = self.sum_slices(pairs, slices), None if aux is None else aux.extra
-        sums, extra = self.averaged.mean(sums, extra, self._visit)
+        sums, extra = self.averaged.mean(sums, extra, self.codes.kept, self._visit)
         if self.rules.clip_norm is not None:
             wait(None, side)
             self.clip(sums, columns, extra)
