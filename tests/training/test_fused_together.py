@@ -25,7 +25,7 @@ from saelab.training.spread import Spread
 FIRST = {
     (1, torch.float32): ("topk", "nested", "jump"),
     (1, torch.bfloat16): ("topk",),
-    (2, torch.float32): ("nested",),
+    (2, torch.float32): ("batch",),
     (2, torch.bfloat16): (),
 }
 """By replicas of two processes each, and precision: what is trained before others are asked for."""
@@ -95,7 +95,7 @@ def trained(form, precision, rank=0, world=1, replicas=ALONE):
         xs = xs.round().clamp(-2, 2)
     if world > 1:
         keep_shard(sae, rank, world, replicas)
-    clip = 0.05 if form in {"topk", "nested", "jump", "transcoder"} else None
+    clip = 0.05 if form in {"topk", "batch", "nested", "jump", "transcoder"} else None
     own, rows = BATCH // replicas.count, replicas.rows(BATCH)
     options = FusedOptions(own, V, precision, dead_after=BATCH, clip_norm=clip, launch=SMALL)
     step = FusedStep(sae.to(DEVICE), options)

@@ -79,19 +79,20 @@ def test_a_signal_to_one_of_two_replicas_leaves_one_whole_checkpoint(small_store
 
 
 @pytest.mark.parametrize(
-    ("n", "replicas", "more", "says"),
+    ("n", "replicas", "more", "last", "says"),
     [
-        (3, 2, [], "--replicas 2 does not divide the 3 processes of this launch"),
-        (3, 3, [], "batch_size=100 is no multiple of --replicas 3"),
-        (2, 2, ["--live"], "--replicas 2 is for training from a store"),
-        (1, 2, [], "start 2 or a multiple by torchrun"),
+        (3, 2, [], [], "--replicas 2 does not divide the 3 processes of this launch"),
+        (3, 3, [], [], "batch_size=100 is no multiple of --replicas 3"),
+        (2, 2, ["--live"], [], "--replicas 2 is for training from a store"),
+        (1, 2, [], [], "start 2 or a multiple by torchrun"),
+        (2, 2, [], ["--replicas=1"], "differ in --replicas: 1 and 2"),
     ],
 )
 def test_what_replicas_cannot_share_out_is_refused_in_one_sentence(
-    small_store, tmp_path, n, replicas, more, says
+    small_store, tmp_path, n, replicas, more, last, says
 ):
     command = [*arguments(small_store, tmp_path / "run", replicas=replicas), *more]
-    codes, said = Launch(command, n).end()
+    codes, said = Launch(command, n, last).end()
     assert codes == [2] * n, said
     assert said.count("saelab train:") == 1
     assert says in said
