@@ -8,6 +8,7 @@ from saelab.activations.arrays import write_arrays
 from saelab.config import UsageError
 from saelab.sae.context import LossContext
 from saelab.sae.variants import variants
+from saelab.shard import Replicas
 from saelab.training.loop import train
 from saelab.training.objectives import Local, Masked
 from saelab.types import ActivationBatch
@@ -34,6 +35,14 @@ def made(name: str):
     sae.initialise(rows)
     grad = torch.ones_like(rows[:7]) if config.needs_gradient else None
     return sae, ActivationBatch(rows[:7], grad=grad)
+
+
+@pytest.mark.parametrize("by_row", [False, True], ids=["dimensions", "entries"])
+def test_replicas_hide_together_what_one_process_hides(by_row):
+    masked, context, x = Masked(0.3, by_row), LossContext(1.0, step=2), torch.zeros(6, D)
+    parts = [masked.hidden(x[:2], context, Replicas(number, 3)) for number in range(3)]
+    expected = masked.hidden(x, context)
+    assert torch.equal(torch.cat(parts) if by_row else parts[1], expected)
 
 
 @pytest.mark.parametrize("by_row", [False, True], ids=["dimensions", "entries"])
