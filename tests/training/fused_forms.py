@@ -26,6 +26,7 @@ FORMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "batch-abs": (AbsTopKConfig, {"k": 3, "selection": "batch", "subtract_b_dec": False}),
     "nested": (MatryoshkaConfig, {"k": 3, "fractions": (0.1, 0.3, 0.6), **AUX}),
     "jump": (JumpReLUConfig, {"k": 3, "bandwidth": 0.5, **AUX}),
+    "dense": (JumpReLUConfig, {"k": None, "l0_coefficient": 0.01, "bandwidth": 0.5, **AUX}),
     "transcoder": (TopKConfig, {"k": 3, **AUX}),
 }
 
@@ -40,6 +41,6 @@ def build(form):
     with torch.no_grad():
         # Else a row's only code would have a residual at right angles, and a gradient of noise.
         sae.b_enc.normal_(std=0.1, generator=generator)
-        if form == "jump":
+        if form in ("jump", "dense"):
             sae.threshold.uniform_(0, 1.5, generator=generator)
     return sae
