@@ -66,9 +66,7 @@ def sweep_of(path):
     return ["train", "sweep", str(path), "--device", "cpu"]
 
 
-@pytest.mark.parametrize(
-    ("n", "replicas"), [(2, 1), (4, 2), *rest((2, 2)), pytest.param(4, 1, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("n", "replicas"), [(2, 1), (4, 2), *rest((2, 2), (4, 1))])
 def test_every_variant_comes_out_as_from_one_process(sweep, tmp_path, n, replicas):
     given = ["--out", str(tmp_path), f"--replicas={replicas}"]
     codes, said = Launch([*sweep_of(sweep), *given], n).end()
