@@ -24,14 +24,7 @@ from saelab.lm.shape import ModelShape
 from saelab.sae.base import AbstractSAEConfig
 from saelab.sae.transcoder import make_transcoder
 from saelab.shard import LatentShard
-from saelab.training.plan import (
-    AT_REST,
-    AVERAGED,
-    one_matrix,
-    pursuit_bytes,
-    state_bytes,
-    step_bytes,
-)
+from saelab.training.plan import AT_REST, GRADS, one_matrix, pursuit_bytes, state_bytes, step_bytes
 
 GUESSED_K = 64
 """Codes per row of variants that have no k."""
@@ -268,7 +261,7 @@ def sae_memory(job: Work, pace: Pace, shards: int, n: int = 1) -> Bytes:
     kept = (n - 1) * fused * job.number * batch * m
     return {
         "weights and moments": n * state_bytes(one_matrix(rule, width) * m, fused=fused),
-        **({"stored gradients": AVERAGED * width * m} if fused and job.replicas > 1 else {}),
+        **({"stored gradients": GRADS * width * m} if fused and job.replicas > 1 else {}),
         "step": kept + beside + step_bytes(batch, m, width, fused=fused),
         "code and kept memory": AT_REST,
     }

@@ -29,7 +29,7 @@ from saelab.training.steps import fused_problem
 from saelab.training.untrained import untrained_sae
 from saelab.types import ActivationBatch
 
-AVERAGED = 4
+GRADS = 4
 """Bytes per weight more where kernels alone train replicas: their gradients are stored."""
 STATES = 4
 """Copies of the weights in memory: weights, gradients and Adam's two moments; an average of the
@@ -150,7 +150,7 @@ def _averaged(source: Source, config: TrainConfig, shards: int) -> int:
     d_in, d_out = source.site.d_in, source.target.d_in
     if _rule(config, d_in, d_out, source.device) is None:
         return 0
-    return AVERAGED * (d_in + d_out) * -(-config.sae.d_sae // shards)
+    return GRADS * (d_in + d_out) * -(-config.sae.d_sae // shards)
 
 
 def _weights(source: Source, configs: Sequence[TrainConfig], shards: int = 1) -> int:
