@@ -123,7 +123,7 @@ class MatchingPursuit(AbstractSAE[MatchingPursuitConfig]):
         error = pursuit.residual.pow(2).sum(-1).mean()
         done = TrainingPass(codes, batch.x - pursuit.residual, error)
         if context.dead is not None:
-            missed = (pursuit.residual.detach() @ self.W_enc).float()
+            missed = (pursuit.residual.detach() @ self.W_enc).to(pursuit.values.dtype)
             add_aux_k(done, self, batch.x, context, lambda dead, n: among(top_k, missed, dead, n))
         return done
 

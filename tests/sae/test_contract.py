@@ -7,6 +7,7 @@ import torch
 
 from saelab.config import UsageError
 from saelab.sae.context import LossContext
+from saelab.sae.losses import local_loss
 from saelab.sae.variants import BUILT_IN
 from saelab.testing.variant_contract import *  # noqa: F403 - the tests themselves
 from saelab.testing.variant_contract import loss_of
@@ -54,3 +55,15 @@ def test_what_makes_no_activation_says_so(sae, x):
     assert says == [sae.config.decoder_problem is not None] * 3
     with pytest.raises(UsageError, match="no decoder row") if says[0] else nullcontext():
         sae.decode(codes, x)
+
+
+def test_a_training_pass_in_float64_is_that_in_float32(sae, x):
+    """Also where dead latents are revived."""
+    if "aux_coefficient" in type(sae.config).model_fields:
+        sae.config = sae.config.model_copy(update={"aux_coefficient": 0.5})
+    grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
+    context, totals = LossContext(1.0, torch.ones(sae.d_sae, dtype=torch.bool)), []
+    for dtype in (torch.float32, torch.float64):
+        batch = ActivationBatch(x[:2].to(dtype), grad=grad[:2].to(dtype))
+        totals.append(local_loss(sae.to(dtype), batch, context).total.item())
+    assert totals[0] == pytest.approx(totals[1], rel=1e-4)
