@@ -181,12 +181,13 @@ def test_a_pursuit_by_products_and_by_a_gram_matrix_is_that_of_autograd(by_gram,
     xs, lrs = batches(2), (1e-2,) * 2
     with torch.no_grad():
         for sae in (ours, theirs):
-            # Only the first two atoms reach the first two columns.
+            # Only the first two atoms reach the first two columns. Neither is an axis: Adam makes
+            # a step of any gradient, so also of what rounding leaves of one along the atom.
             sae.W_dec[:, :2] = sae.W_dec[:2, 2:] = 0
-            sae.W_dec[:2, :2] = torch.tensor([[1.0, 0.0], [-0.6, 0.8]])
+            sae.W_dec[:2, :2] = torch.tensor([[0.8, 0.6], [-0.96, 0.28]])
             sae.W_dec.copy_(torch.nn.functional.normalize(sae.W_dec, dim=1))
         xs[0, :2] = ours.b_dec
-        xs[0, 1, :2] += torch.tensor([3.0, 9.0], device=DEVICE)
+        xs[0, 1, :2] += torch.tensor([-3.0, 9.0], device=DEVICE)
         chosen = ours.pursue(xs[0])
     assert not chosen.values[0].any()
     assert chosen.indices[1].tolist() == [1, 0, 1, 0, 1]
