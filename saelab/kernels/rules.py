@@ -114,6 +114,17 @@ class FusedRule:
         return not self.over_batch and self.jump is None
 
     @property
+    def by_magnitude(self) -> bool:
+        """Whether the largest by magnitude are kept, not by value."""
+        return self.signed and not self.by_value
+
+    @property
+    def by_size(self) -> bool:
+        """Whether value or magnitude alone decides what is kept, of each row or of the batch."""
+        otherwise = self.jump is not None or self.effect is not None
+        return not (otherwise or self.pursues or self.by_column)
+
+    @property
     def has_one_edge(self) -> bool:
         """Whether each row keeps k by value or magnitude alone, with one error."""
         plain = not (self.by_value or self.pursues or self.budgets)

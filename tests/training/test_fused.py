@@ -11,7 +11,7 @@ from saelab.bench.machine import Rates, StepShape
 from saelab.bench.step import step_config, time_step
 from saelab.config import UsageError
 from saelab.kernels.torch.zipf import LOOK_EVERY, zipf_budgets
-from saelab.kernels.triton.step import step as step_of_kernels
+from saelab.kernels.triton import encode
 from saelab.kernels.triton.step.rules import Launch
 from saelab.sae.abs_topk import AbsTopKConfig
 from saelab.sae.batch_topk import BatchTopKConfig
@@ -175,7 +175,7 @@ def test_aux_k_and_clipping_are_those_of_autograd(form, clip_norm):
 @pytest.mark.parametrize("by_gram", [False, True])
 def test_a_pursuit_by_products_and_by_a_gram_matrix_is_that_of_autograd(by_gram, monkeypatch):
     """Also of a row without any step, and of one that chooses an atom again."""
-    monkeypatch.setattr(step_of_kernels, "gram_pays", lambda *_args, **_options: by_gram)
+    monkeypatch.setattr(encode, "gram_pays", lambda *_args, **_options: by_gram)
     options = {"d_sae": 24, "aux_coefficient": 0.5, "aux_k": 3}
     ours, theirs = (build("pursuit", **options) for _ in range(2))
     xs, lrs = batches(2), (1e-2,) * 2

@@ -4,6 +4,7 @@ import torch
 from kernels.triton_device import DEVICE
 
 from saelab.kernels.triton.codes.jump import JumpCodes, JumpRules
+from saelab.kernels.triton.select.rows import PreActs
 from saelab.kernels.triton.weights import Weights
 
 BATCH, D_IN, D_SAE, WIDTH = 6, 3, 7, 0.6
@@ -19,7 +20,7 @@ def filled(room=64):
     pre_acts = torch.randn(BATCH, D_SAE, generator=generator).to(DEVICE)
     codes = JumpCodes.empty(x, D_SAE, JumpRules(WIDTH, None)).with_room(room)
     codes.scan.count(pre_acts, thresholds)
-    codes.select(pre_acts, weights)
+    codes.select(PreActs(pre_acts), weights)
     codes.decode(x, weights.dictionary, factor=0.5)
     return codes, pre_acts, x, weights
 

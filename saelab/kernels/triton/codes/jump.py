@@ -19,6 +19,7 @@ from saelab.kernels.torch.pairs import LatentPairs
 from saelab.kernels.triton.codes.ragged import ragged_errors
 from saelab.kernels.triton.codes.residual import Residual, chunk_columns, code_gradients
 from saelab.kernels.triton.codes.shared_errors import SharedErrors
+from saelab.kernels.triton.select.rows import PreActs
 from saelab.kernels.triton.select.scan import Entries, Scan
 from saelab.kernels.triton.weights import Decoder, Weights
 
@@ -113,10 +114,10 @@ class JumpCodes:
         """See `Codes.k`: rows differ in length."""
         return 0
 
-    def select(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
+    def select(self, found: PreActs, weights: Weights) -> None:
         """Write the entries found by the scan of the same pre-activations."""
         out = Entries(self.values, self.indices, self.error_rows, self.keys)
-        self.scan.write(pre_acts, weights.learned.value, out, self.shift)
+        self.scan.write(found.values, weights.learned.value, out, self.shift)
 
     def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
         """See `Codes.decode`; entries that are off but in the window have a gradient too."""

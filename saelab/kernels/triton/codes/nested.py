@@ -14,7 +14,7 @@ from saelab.kernels.sizes import ceil_div
 from saelab.kernels.torch.pairs import LatentPairs
 from saelab.kernels.triton.codes.residual import Residual, chunk_columns, code_gradients
 from saelab.kernels.triton.pairs import pairs_by_latent
-from saelab.kernels.triton.select.rows import select_top_k
+from saelab.kernels.triton.select.rows import PreActs, select_top_k
 from saelab.kernels.triton.weights import Decoder, Weights
 
 UNROLL = 8
@@ -133,10 +133,11 @@ class NestedCodes:
         """See `Codes.k`: a row has several rows of errors."""
         return 0
 
-    def select(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
+    def select(self, found: PreActs, weights: Weights) -> None:
         """The largest codes of each row, ranked."""
         out = self.values, self.indices
-        select_top_k(pre_acts, self.values.shape[1], rectify=True, ordered=True, out=out)
+        k, maxima = self.values.shape[1], found.maxima
+        select_top_k(found.values, k, rectify=True, ordered=True, maxima=maxima, out=out)
 
     def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
         """See `Codes.decode`."""

@@ -11,6 +11,7 @@ from saelab.kernels.triton.codes.residual import Residual
 from saelab.kernels.triton.pairs import pairs_by_latent
 from saelab.kernels.triton.pursuit.gram import pursue_rows
 from saelab.kernels.triton.pursuit.steps import slopes_back, take_step
+from saelab.kernels.triton.select.rows import PreActs
 from saelab.kernels.triton.weights import Decoder, Weights
 
 
@@ -59,17 +60,17 @@ class PursuitCodes:
         """Not used: a pair's row is its index."""
         return self.indices
 
-    def select(self, pre_acts: Float[Tensor, "_ d_sae"], weights: Weights) -> None:
-        """Take all steps. `pre_acts` receives correlations, unless a Gram matrix gives them."""
+    def select(self, found: PreActs, weights: Weights) -> None:
+        """Take all steps. `found` receives correlations, unless a Gram matrix gives them."""
         atoms, coarse, codes = weights.dec.value, weights.dec.copy, (self.values, self.indices)
         torch.sub(self.x, weights.b_dec.value, out=self.left)
         self.values.zero_()
         self.indices.zero_()
-        if len(pre_acts):
+        if len(found.values):
             rest = self.left.to(coarse.dtype, copy=True)
             for step in range(self.values.shape[1]):
-                torch.mm(rest, coarse.T, out=pre_acts)
-                take_step(pre_acts, atoms, self.left, rest, codes, step, 0.0)
+                torch.mm(rest, coarse.T, out=found.values)
+                take_step(found.values, atoms, self.left, rest, codes, step, 0.0)
         else:
             rounded = atoms if coarse.dtype == atoms.dtype else atoms.half()
             pursue_rows(self.left, atoms, rounded, codes, 0.0)

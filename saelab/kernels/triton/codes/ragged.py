@@ -18,6 +18,7 @@ from saelab.kernels.triton.codes.residual import Residual, chunk_columns, code_g
 from saelab.kernels.triton.pairs import pairs_by_latent
 from saelab.kernels.triton.select.batch import FlatPlace, select_batch_top_k
 from saelab.kernels.triton.select.columns import select_column_top_k
+from saelab.kernels.triton.select.rows import PreActs
 from saelab.kernels.triton.weights import Decoder, Weights
 
 ENTRIES = 16
@@ -209,16 +210,19 @@ class Ragged:
         """See `Codes.k`: rows differ in length."""
         return 0
 
-    def select(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
+    def select(self, found: PreActs, weights: Weights) -> None:
         """See `Codes.select`; the weights' threshold follows the smallest active code."""
         place = FlatPlace(self.values, self.indices, self.error_rows, self.lows)
         columns = self.columns
         if columns is not None and columns.on:
             assert weights.usage is not None
             ranked = weights.usage.ranked()
-            select_column_top_k(pre_acts, ranked, columns.budgets, counts=columns.counts, out=place)
+            select_column_top_k(
+                found.values, ranked, columns.budgets, counts=columns.counts, out=place
+            )
         else:
-            select_batch_top_k(pre_acts, len(self.values), by_magnitude=self.signed, out=place)
+            n, (pre_acts, maxima) = len(self.values), found
+            select_batch_top_k(pre_acts, n, by_magnitude=self.signed, maxima=maxima, out=place)
         if columns is None:
             follow_smallest_(weights.threshold, self.values)
         else:

@@ -15,7 +15,7 @@ from saelab.kernels.torch.pairs import LatentPairs
 from saelab.kernels.triton.codes.residual import Residual, code_gradients, tile_columns, tile_warps
 from saelab.kernels.triton.pairs import pairs_by_latent
 from saelab.kernels.triton.select.effects import Effects
-from saelab.kernels.triton.select.rows import segment_maxima, select_top_k
+from saelab.kernels.triton.select.rows import PreActs, segment_maxima, select_top_k
 from saelab.kernels.triton.select.ties import TieFactors, settle_ties
 from saelab.kernels.triton.weights import Decoder, Weights
 
@@ -113,12 +113,17 @@ class RowCodes:
         """Not used: a pair's row is its index divided by k."""
         return self.indices
 
-    def select(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
+    def select(self, found: PreActs, weights: Weights) -> None:
         """See `Codes.select`."""
         if self.effects is not None:
             self.effects.measure(weights)
-        out, by_magnitude = (self.values, self.indices), self.by_magnitude
-        maxima = segment_maxima(pre_acts, by_magnitude=by_magnitude, effects=self.effects)
+        (pre_acts, maxima), out, by_magnitude = (
+            found,
+            (self.values, self.indices),
+            self.by_magnitude,
+        )
+        if maxima is None:
+            maxima = segment_maxima(pre_acts, by_magnitude=by_magnitude, effects=self.effects)
         select_top_k(
             pre_acts,
             self.k,

@@ -18,7 +18,7 @@ from saelab.kernels.triton.codes.residual import Residual, chunk_columns, code_g
 from saelab.kernels.triton.codes.shared_errors import Chosen, SharedErrors
 from saelab.kernels.triton.pairs import pairs_by_latent
 from saelab.kernels.triton.select.batch import FlatPlace, select_batch_top_k
-from saelab.kernels.triton.select.rows import select_top_k
+from saelab.kernels.triton.select.rows import PreActs, select_top_k
 from saelab.kernels.triton.select.shared_rows import RowPlace, SharedRows
 from saelab.kernels.triton.weights import Decoder, Weights
 
@@ -78,12 +78,12 @@ class SharedCodes:
         """See `Codes.k`: rows differ in length."""
         return 0
 
-    def select(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
+    def select(self, found: PreActs, weights: Weights) -> None:
         """See `Codes.select`; the sum of all processes' reconstructions begins here too."""
         if self.by_row is not None:
-            self._select_of_rows(self.by_row, pre_acts, weights)
+            self._select_of_rows(self.by_row, found, weights)
         else:
-            self._select_of_batch(pre_acts, weights)
+            self._select_of_batch(found, weights)
             self.errors.begin(self._chosen, weights.dictionary)
 
     def decode(self, x: Float[Tensor, "batch d_in"], dictionary: Decoder, *, factor: float) -> None:
@@ -110,22 +110,22 @@ class SharedCodes:
     def _chosen(self) -> Chosen:
         return self.values, self.indices, self.starts
 
-    def _select_of_rows(
-        self, by_row: SharedRows, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights
-    ) -> None:
+    def _select_of_rows(self, by_row: SharedRows, found: PreActs, weights: Weights) -> None:
         """This process's of the largest of each row, which are among its own largest.
 
         While it selects the second half of the rows, the others' of the first half arrive, whose
         reconstructions are summed while the second half's are decoded.
         """
-        k, signed = min(_budgets(self.rule)[-1], pre_acts.shape[1]), self.rule.signed
-        pieces, told = row_pieces(len(pre_acts)), []
+        batch, m = found.values.shape
+        k, signed = min(_budgets(self.rule)[-1], m), self.rule.signed
+        pieces, told = row_pieces(batch), []
         for first, end in pieces:
             values, indices = select_top_k(
-                pre_acts[first:end], k, by_magnitude=signed, rectify=not signed, ordered=False
-            )
+                found.values[first:end], k, by_magnitude=signed, rectify=not signed, ordered=False,
+                maxima=found.maxima and (found.maxima[0][first:end], found.maxima[1]),
+            )  # fmt: skip
             told.append(by_row.tell(values, indices, first))
-        self._clear(pre_acts.shape[1])
+        self._clear(m)
         place = RowPlace(self.values, self.indices, self.error_rows, self.starts)
         for rows, each in zip(pieces, told, strict=True):
             by_row.keep(each, place)
@@ -137,14 +137,14 @@ class SharedCodes:
         self.indices.fill_(d_sae - 1)
         self.error_rows.fill_(len(self.group_numbers) - 1)
 
-    def _select_of_batch(self, pre_acts: Float[Tensor, "batch d_sae"], weights: Weights) -> None:
+    def _select_of_batch(self, found: PreActs, weights: Weights) -> None:
         """This process's of the largest of the batch; the threshold follows the smallest of all."""
-        batch, m = pre_acts.shape
+        batch, m = found.values.shape
         self._clear(m)
         place = FlatPlace(self.values, self.indices, self.error_rows, self.lows)
         select_batch_top_k(
-            pre_acts, int(self.rule.k * batch * self.exchange.replicas.count),
-            by_magnitude=self.rule.signed, out=place, exchange=self.exchange,
+            found.values, int(self.rule.k * batch * self.exchange.replicas.count), out=place,
+            by_magnitude=self.rule.signed, maxima=found.maxima, exchange=self.exchange,
         )  # fmt: skip
         self.starts.copy_(torch.searchsorted(self.error_rows, self.group_numbers, out_int32=True))
         sizes = self.values.abs()

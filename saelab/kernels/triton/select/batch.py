@@ -28,7 +28,7 @@ from saelab.kernels.triton.select.digits import (
     next_numbers,
     share_of_rows,
 )
-from saelab.kernels.triton.select.rows import segment_maxima
+from saelab.kernels.triton.select.rows import Maxima, segment_maxima
 from saelab.kernels.triton.select.shared import keep_own_ties_
 
 ROWS = 32
@@ -218,6 +218,7 @@ def select_batch_top_k(
     n: int,
     *,
     by_magnitude: bool = False,
+    maxima: Maxima | None = None,
     out: FlatPlace | None = None,
     exchange: LatentExchange = ALONE,
 ) -> FlatCodes:
@@ -230,6 +231,7 @@ def select_batch_top_k(
         pre_acts: contiguous, of any number of entries.
         n: from 1 to their number; see `fits_batch_select`.
         by_magnitude: rank by |x|; values keep their signs.
+        maxima: the result of `segment_maxima`, if already computed.
         out: memory for n entries, or for all that this process can have of them.
         exchange: reaches the processes whose latents' and rows' entries are ranked too. Each gets
             its own of the n largest of all; what lies behind them in `out` is not changed.
@@ -241,12 +243,12 @@ def select_batch_top_k(
     shard = exchange.shard
     check_batch_select(batch * exchange.replicas.count, m if shard is None else shard.d_sae, n)
     out = FlatPlace.empty(n, pre_acts.device) if out is None else out
-    maxima, W = segment_maxima(pre_acts, by_magnitude=by_magnitude)
+    best, W = maxima or segment_maxima(pre_acts, by_magnitude=by_magnitude)
     counts = out.indices.new_zeros(2, _key_bits(pre_acts) // 8, 256)
     listed = None
-    if n <= (maxima.numel() if shard is None else fewest_segments(shard, batch)):
-        largest = _rank(maxima, None, n, counts[0], exchange, by_magnitude=False)
-        listed = _list_entries(pre_acts, maxima, largest, n, W, by_magnitude=by_magnitude)
+    if n <= (best.numel() if shard is None else fewest_segments(shard, batch)):
+        largest = _rank(best, None, n, counts[0], exchange, by_magnitude=False)
+        listed = _list_entries(pre_acts, best, largest, n, W, by_magnitude=by_magnitude)
     entries = _rank(pre_acts, listed, n, counts[1], exchange, by_magnitude=by_magnitude)
     keep_own_ties_(pre_acts, entries, exchange, by_magnitude=by_magnitude, block=ROWS)
     offsets = counts.new_empty(batch, dtype=torch.int64)

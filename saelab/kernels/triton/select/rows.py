@@ -11,7 +11,7 @@ Each of these three selections finds the k-th largest key bit by bit, by countin
 at least as large, and then writes the selected positions in ascending order.
 """
 
-from typing import no_type_check
+from typing import NamedTuple, no_type_check
 
 import torch
 import triton
@@ -27,6 +27,20 @@ from saelab.kernels.triton.select.sort import descending
 
 CHUNK = 4096
 """Entries that a program reads at a time."""
+Maxima = tuple[Float[Tensor, "batch segment"], int]
+"""The largest entry, |entry| or score of each segment of each row; and a segment's width."""
+
+
+class PreActs(NamedTuple):
+    """What codes are selected from.
+
+    Attributes:
+        values: `[batch d_sae]`, the pre-activations.
+        maxima: of their segments; None if they are to be read from the values.
+    """
+
+    values: Float[Tensor, "_ d_sae"]
+    maxima: Maxima | None = None
 
 
 @triton.jit
@@ -174,8 +188,8 @@ def _select_kernel(
 
 def segment_maxima(
     pre_acts: Float[Tensor, "batch d_sae"], *, by_magnitude: bool, effects: Effects | None = None
-) -> tuple[Float[Tensor, "batch segment"], int]:
-    """The largest entry, |entry| or score of each segment of each row; and a segment's width."""
+) -> Maxima:
+    """See `Maxima`."""
     batch, m = pre_acts.shape
     W, n = segment_width(m), segments(m)
     step = min(CHUNK // W, power_of_two(n))
@@ -205,7 +219,7 @@ def select_top_k(
     rectify: bool = False,
     ordered: bool = True,
     effects: Effects | None = None,
-    maxima: tuple[Float[Tensor, "batch segment"], int] | None = None,
+    maxima: Maxima | None = None,
     out: tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]] | None = None,
 ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
     """The k largest stored entries of each row, and their positions (int32).

@@ -3,9 +3,9 @@
 Each kind has `values` and `indices`, row after row; `residual`, which `decode` writes;
 `error_rows`, the row of the residual that moves each code's atom; and `k`, the number of codes per
 row if each row of codes has one row of errors, else 0. `select` chooses the codes from
-pre-activations. `decode` computes the errors, and the codes' gradient of a loss that is `factor /
-2` times the weighted squared errors. `invert` sorts the codes by latent. `kept` are values and
-indices of the SAE's own codes.
+`PreActs`. `decode` computes the errors, and the codes' gradient of a loss that is `factor / 2`
+times the weighted squared errors. `invert` sorts the codes by latent. `kept` are values and indices
+of the SAE's own codes.
 """
 
 from jaxtyping import Float

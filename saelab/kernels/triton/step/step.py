@@ -8,10 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelab.kernels.exchange import LatentExchange
-from saelab.kernels.sizes import ceil_div, gram_pays
+from saelab.kernels.sizes import ceil_div
 from saelab.kernels.torch.pairs import LatentPairs, Slices
 from saelab.kernels.triton.codes.jump import JumpCodes
 from saelab.kernels.triton.codes.pursuit import PursuitCodes
+from saelab.kernels.triton.encode import Product
 from saelab.kernels.triton.select.ties import TieFactors
 from saelab.kernels.triton.step.adam import (
     advance_rates,
@@ -63,9 +64,8 @@ class Step:
         self.n_rows = batch * exchange.replicas.count
         self.offset = Offset(weights, batch, centres=self.rule.centres)
         self.x, self.target = self.offset.x, self.offset.target
-        rounds = self.x.dtype != torch.float32
-        chip = self.rule.pursues and gram_pays(batch, m, int(self.rule.k), rounds=rounds)
-        self.pre_acts = self.x.new_empty(0 if chip else batch, m)
+        self.product = Product(self.x, weights, self.rule)
+        self.pre_acts = self.product.found.values
         factors = TieFactors(self.offset.centred, weights.enc.copy, weights.b_enc.copy)
         self.codes = empty_codes(self.target, factors, rules, exchange)
         self.mse_sum, self.gradient_norm = (weights.scale.new_zeros(()) for _ in range(2))
@@ -145,14 +145,12 @@ class Step:
         wait(None, side)
 
     def encode(self) -> None:
-        """The only dense product: every pre-activation. A pursuit makes its own."""
-        w = self.weights
-        if not self.rule.pursues:
-            torch.addmm(w.b_enc.copy, self.offset.centred, w.enc.copy.T, out=self.pre_acts)
+        """Every pre-activation."""
+        self.product.run(self.offset.centred)
 
     def select(self) -> None:
         """Codes from pre-activations."""
-        self.codes.select(self.pre_acts, self.weights)
+        self.codes.select(self.product.found, self.weights)
 
     def invert(self) -> tuple[LatentPairs, Slices]:
         """The codes in the latents' order."""
