@@ -15,7 +15,7 @@ from saelab.bench.machine import Rates, StepShape
 from saelab.bench.step import step_config, time_step
 from saelab.config import UsageError
 from saelab.formats.json_file import read_object
-from saelab.ranks import Ranks
+from saelab.training.together import Together
 
 Kind = Literal["strong", "weak"]
 NO_RATES = Rates(1.0, 1.0)
@@ -27,7 +27,9 @@ class Scaled:
     """One measurement.
 
     Attributes:
-        kind: strong: the same SAE in more processes; weak: with as many latents in each process.
+        kind: strong: the same SAE in more processes; weak: with as many latents and rows in each.
+        replicas: of the SAE, which share out the rows of the batch.
+        batch: rows of all replicas.
         way: fused or autograd.
         seconds: median duration of a step of all processes.
         peak_bytes: peak of this process's device memory; 0 if unknown.
@@ -35,6 +37,7 @@ class Scaled:
 
     kind: Kind
     processes: int
+    replicas: int
     d_in: int
     d_sae: int
     k: int
@@ -47,34 +50,37 @@ class Scaled:
 def measure_own(
     variant: str,
     shape: StepShape,
-    ranks: Ranks,
+    together: Together,
     device: torch.device,
     *,
     precision: str,
     steps: int,
 ) -> list[Scaled]:
-    """The strong and the weak measurement in this launch's processes; all call it together.
+    """The strong and the weak measurement in these processes; all call it together.
 
     Raises:
         UsageError: so many processes cannot train such an SAE together.
     """
-    sizes: dict[Kind, StepShape] = {
-        "strong": shape,
-        "weak": replace(shape, d_sae=shape.d_sae * ranks.world),
-    }
+    world, count = together.ranks.world, together.replicas.count
+    grown = {"d_sae": shape.d_sae * world // count, "batch": shape.batch * count}
+    sizes: dict[Kind, StepShape] = {"strong": shape, "weak": replace(shape, **grown)}
     found = []
     for kind, size in sizes.items():
         config = step_config(variant, size, precision=precision)
         if device.type == "cuda":
             torch.cuda.empty_cache()  # The memory of another size does not fit this one.
-        took = time_step(config, size, NO_RATES, device, steps=steps, ranks=ranks)
-        facts = (size.d_in, size.d_sae, size.k, size.batch)
-        found.append(Scaled(kind, ranks.world, *facts, took.way, took.seconds, took.peak_bytes))
+        took = time_step(config, size, NO_RATES, device, steps=steps, together=together)
+        facts = (world, count, size.d_in, size.d_sae, size.k, size.batch)
+        found.append(Scaled(kind, *facts, took.way, took.seconds, took.peak_bytes))
     return found
 
 
-def launch(counts: Sequence[int], arguments: Sequence[str]) -> Iterator[dict[str, Any]]:
+def launch(
+    counts: Sequence[int], replicas: int, arguments: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     """What `saelab bench scale` with these arguments writes in each number of processes.
+
+    Those that so many replicas cannot share out are measured without, to compare.
 
     Raises:
         UsageError: a launch failed; its own message is printed before.
@@ -84,9 +90,10 @@ def launch(counts: Sequence[int], arguments: Sequence[str]) -> Iterator[dict[str
             out = Path(directory) / "scale.json"
             command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
             command += ["--nproc-per-node", str(n), "-m", "saelab.cli", "bench", "scale"]
+            shared = str(replicas if n % replicas == 0 else 1)
             own = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
             done = subprocess.run(
-                [*command, *arguments, "--json", str(out)],
+                [*command, *arguments, "--replicas", shared, "--json", str(out)],
                 env=own,
                 stdout=subprocess.DEVNULL,
                 check=False,
@@ -102,14 +109,17 @@ def launch(counts: Sequence[int], arguments: Sequence[str]) -> Iterator[dict[str
 def gains(rows: Sequence[Mapping[str, Any]]) -> list[tuple[float | None, float | None]]:
     """For each measurement the speed-up over one process, and the share of the ideal one.
 
-    Weak scaling's work grows with the processes, so its speed-up is that of latents per second.
+    Weak scaling's work grows with the processes, with their latents and the replicas' rows: its
+    speed-up is that of latents times rows per second.
     Both are None if one process was not measured.
     """
 
     def size(row: Mapping[str, Any]) -> tuple[str, ...]:
         """What one process has to do."""
-        m = row["d_sae"] // (row["processes"] if row["kind"] == "weak" else 1)
-        return (row["kind"], *(str(n) for n in (row["d_in"], m, row["k"], row["batch"])))
+        m, batch, replicas = row["d_sae"], row["batch"], row.get("replicas", 1)
+        if row["kind"] == "weak":
+            m, batch = m // (row["processes"] // replicas), batch // replicas
+        return (row["kind"], *(str(n) for n in (row["d_in"], m, row["k"], batch)))
 
     alone = {size(row): row["seconds"] for row in rows if row["processes"] == 1}
     found: list[tuple[float | None, float | None]] = []

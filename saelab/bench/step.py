@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,6 @@ from saelab.bench.machine import DenseStep, Rates, StepShape, times
 from saelab.config import UsageError
 from saelab.console import in_bytes
 from saelab.kernels.rules import FusedRule
-from saelab.ranks import Ranks
 from saelab.resources import free_on
 from saelab.sae.context import LossContext
 from saelab.sae.spread import keep_shard
@@ -23,6 +22,7 @@ from saelab.training.config import TrainConfig
 from saelab.training.fused_steps import FusedSteps
 from saelab.training.objectives import Local
 from saelab.training.steps import Steps, choose_steps
+from saelab.training.together import Together
 from saelab.training.untrained import untrained_sae
 from saelab.types import ActivationBatch
 
@@ -73,22 +73,25 @@ def time_step(
     device: torch.device,
     *,
     steps: int = 30,
-    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+    together: Together | None = None,
 ) -> StepTimes:
     """Time what `saelab train` does with a batch, on random activations in device memory.
 
-    The first steps, which compile kernels, are not counted. Several `ranks`, which must be
-    connected, hold the SAE together.
+    The first steps, which compile kernels, are not counted. Several processes hold the SAE
+    `together`, and its replicas share out the rows.
 
     Raises:
         UsageError: so many processes cannot train such an SAE together, or latents are to be dead
             in a step that is not fused or has no AuxK.
     """
     sae = untrained_sae(config, shape.d_in, shape.d_in, device=device)
-    batches = _batches(shape, device, targets=config.target_site is not None)
+    together = together or Together()
+    ranks, replicas = together.ranks, together.replicas
+    part = replace(shape, batch=shape.batch // replicas.count)
+    batches = _batches(part, device, targets=config.target_site is not None)
     sae.initialise(batches[0].x[:2048])
     if ranks.world > 1:
-        keep_shard(sae, ranks.rank, ranks.world)
+        keep_shard(sae, ranks.rank, ranks.world, replicas)
     sae.cpu()  # As `saelab train` keeps it: a fused step has weights of its own.
     way = choose_steps(config, sae, device, float(shape.d_in))
     if shape.dead:

@@ -21,9 +21,12 @@ class ScaleArguments(Config):
     """Time one SAE's step in 1, 2, ... processes that share its latents.
 
     Strong scaling keeps the SAE; weak scaling keeps the latents of a process. The processes are
-    started by torch's launcher, one GPU each; on the CPU they exchange by gloo.
+    started by torch's launcher, one GPU each; on the CPU they exchange by gloo. With --replicas it
+    also measures replicas that share out the rows of a batch; weak scaling then keeps the rows of
+    each replica.
 
         saelab bench scale --processes 1 2 --configs 2304:65536:64:8192 --json scale.json
+        saelab bench scale --processes 1 8 16 --replicas 2
 
     On several hosts start it yourself on each; it then measures that number of processes alone:
 
@@ -35,6 +38,8 @@ class ScaleArguments(Config):
     configs: Annotated[tuple[str, ...], Metavar("D:M:K:B")] = ()
     """Sizes, each as d_in:d_sae:k:rows per batch; default: 768:32768:32:8192 on CUDA,
     128:2048:16:1024 elsewhere."""
+    replicas: int = Field(default=1, gt=0)
+    """Also measure so many replicas, in each number of processes that is a multiple of it."""
     variant: str = "topk"
     """The variant; several processes train the TopK family and JumpReLU."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
@@ -58,8 +63,14 @@ def scale(args: ScaleArguments, own: list[str]) -> int:
     if bad := [n for n in args.processes if n < 1]:
         raise UsageError(f"--processes {bad[0]} is not positive.")
     # Refused here, in one sentence: each process of a launch would say it, with torch's traceback.
+    counts = args.processes or _default(args)
+    if not any(n % args.replicas == 0 for n in counts):
+        raise UsageError(
+            f"--replicas {args.replicas} divides none of --processes {' '.join(map(str, counts))}; "
+            "add a multiple of it."
+        )
     _shapes(args)
-    found = list(launch(args.processes or _default(args), _passed_on(own)))
+    found = list(launch(counts, args.replicas, _passed_on(own)))
     rows = [row for each in found for row in each["steps"]]
     _print(rows)
     write_json(args.json_, {**found[0], "steps": rows})
@@ -80,6 +91,11 @@ def _shapes(args: ScaleArguments) -> "list[StepShape]":
     shapes = [shape_of(text) for text in args.configs or (default,)]
     for shape in shapes:
         step_config(args.variant, shape, precision=args.precision).sae.check()
+        if shape.batch % args.replicas:
+            raise UsageError(
+                f"--replicas {args.replicas} cannot share out the {shape.batch} rows of "
+                f"--configs {shape}; take a multiple of it."
+            )
     return shapes
 
 
@@ -96,11 +112,11 @@ def _default(args: ScaleArguments) -> list[int]:
 
 
 def _passed_on(own: Sequence[str]) -> list[str]:
-    """The command line for each launch: without --json and --processes and their values."""
+    """The command line for each launch: without what differs among them."""
     kept, dropped = [], False
     for word in own:
         if word.startswith("--"):
-            dropped = word.partition("=")[0] in ("--json", "--processes")
+            dropped = word.partition("=")[0] in ("--json", "--processes", "--replicas")
         if not dropped:
             kept.append(word)
     return kept
@@ -114,17 +130,17 @@ def _measure(args: ScaleArguments) -> int:
     from saelab.bench.scale import measure_own
     from saelab.lm.load import own_device
     from saelab.provenance import provenance
-    from saelab.training.together import together
+    from saelab.training.together import Together, together
 
     ranks, device = Ranks.from_environment(), own_device(args.device)
     shapes = _shapes(args)
     options = {"precision": args.precision, "steps": args.steps}
-    with nullcontext() if ranks.world == 1 else together(ranks, device):
-        found = [
-            one
-            for shape in shapes
-            for one in measure_own(args.variant, shape, ranks, device, **options)
-        ]
+    found = []
+    with nullcontext(Together()) if ranks.world == 1 else together(ranks, device) as all_of_us:
+        for replicas in sorted({1, args.replicas}):
+            all_of_us.replicate(replicas)
+            for shape in shapes:
+                found += measure_own(args.variant, shape, all_of_us, device, **options)
     if not ranks.leads:
         return 0
     rows = [asdict(one) for one in found]
@@ -147,8 +163,8 @@ def _print(rows: Sequence[Mapping[str, Any]]) -> None:
     from saelab.console import si
 
     print(
-        f"{'scaling':<7} {'processes':>9} {'d/m/k':<17} {'way':<8} {'step':>9} {'tokens/s':>9}"
-        f" {'speed-up':>8} {'of ideal':>8} {'peak':>9}"
+        f"{'scaling':<7} {'processes':>9} {'d/m/k':<17} {'rows':>7} {'way':<9} {'step':>9}"
+        f" {'tokens/s':>9} {'speed-up':>8} {'of ideal':>8} {'peak':>9}"
     )
     pairs = zip(rows, gains(rows), strict=True)
     for row, (gain, share) in sorted(pairs, key=lambda pair: (pair[0]["kind"], pair[0]["d_in"])):
@@ -156,11 +172,19 @@ def _print(rows: Sequence[Mapping[str, Any]]) -> None:
         shown = ("-", "-") if gain is None or share is None else (f"{gain:.2f}", f"{share:.0%}")
         peak = f"{row['peak_bytes'] / 2**30:.2f} GiB" if row["peak_bytes"] else "-"
         step = f"{1e3 * row['seconds']:.4g} ms"
+        n = str(row["processes"])
+        if row["replicas"] > 1:
+            n = f"{row['replicas']} x {row['processes'] // row['replicas']}"
         print(
-            f"{row['kind']:<7} {row['processes']:>9} {shape:<17} {row['way']:<8} {step:>9}"
+            f"{row['kind']:<7} {n:>9} {shape:<17} {row['batch']:>7} {row['way']:<9} {step:>9}"
             f" {si(row['batch'] / row['seconds']):>9} {shown[0]:>8} {shown[1]:>8} {peak:>9}"
         )
     print(
         "\nStrong: the same SAE in more processes. Weak: as many latents in each process; its "
         "speed-up is\nof latents per second."
     )
+    if any(row["replicas"] > 1 for row in rows):
+        print(
+            "R x N: R replicas of N processes share out the rows; weak: as many rows in each, and "
+            "the\nspeed-up is of latents times rows per second."
+        )

@@ -50,20 +50,26 @@ def steps() -> str:
 
 
 def scales() -> str:
-    """Milliseconds of a step of one GPU and of several: a line for each size and number."""
-    lines = [["GPUs", "d_in / d_sae / k", "one", "all", "speed-up"], ["---", "---", *["--:"] * 3]]
+    """Milliseconds of a step of one GPU and of several: a line for each size and number.
+
+    Where replicas take more rows than one GPU, `one` is its time for a replica's rows.
+    """
+    lines = [["GPUs", "d_in / d_sae / k", "rows", "one", "all", "speed-up"]]
+    lines.append(["---", "---", *["--:"] * 4])
     for path in sorted(MEASURED.glob("scale-*.json")):
         found = read_object(path)
         device = found["device"].removeprefix("NVIDIA ")
-        rows = [row for row in found["steps"] if row["kind"] == "strong"]
-        for row, (gain, _) in zip(rows, gains(rows), strict=True):
-            if row["processes"] == 1:
+        for row, (gain, _) in zip(found["steps"], gains(found["steps"]), strict=True):
+            n, replicas = row["processes"], row.get("replicas", 1)
+            weak = row["kind"] == "weak"
+            if n == 1 or (weak and replicas == 1):
                 continue
-            one = None if gain is None else gain * row["seconds"]
+            one = None if gain is None else gain * row["seconds"] / (n if weak else 1)
             size = f"{row['d_in']} / {row['d_sae']} / {row['k']}"
             told = "does not fit" if one is None else _ms(one), _ms(row["seconds"])
             faster = "-" if gain is None else f"{gain:.2f}"
-            lines.append([f"{row['processes']} x {device}", size, *told, faster])
+            gpus = f"{n} x {device}" + (f", {replicas} replicas" if replicas > 1 else "")
+            lines.append([gpus, size, str(row["batch"]), *told, faster])
     return _table(lines)
 
 

@@ -98,6 +98,8 @@ def test_the_road_is_measured_stage_by_stage_and_a_plan_can_use_it(tmp_path, mon
         (["--configs", "x"], "--configs x is not D:M:K"),
         (["--configs", "8:16:17"], "k=17 exceeds d_sae=16"),
         (["--variant", "nope"], "no variant 'nope'"),
+        (["--replicas", "3"], "--replicas 3 divides none of --processes 1 2;"),
+        (["--replicas", "2", "--configs", "8:16:2:5"], "cannot share out the 5 rows"),
     ],
 )
 def test_what_no_process_can_measure_is_refused_before_a_launch(
@@ -125,12 +127,17 @@ def test_a_process_of_a_launch_measures_the_step_and_reports(tmp_path, monkeypat
 
 @pytest.mark.exhaustive
 def test_two_processes_are_measured_together_and_the_first_reports(tmp_path):
-    launch = Launch([*SCALE, "--json", str(tmp_path / "scale.json")], 2)
+    launch = Launch([*SCALE, "--replicas=2", "--json", str(tmp_path / "scale.json")], 2)
     codes, said = launch.end()
     assert codes == [0, 0], said
-    strong, weak = json.loads((tmp_path / "scale.json").read_text())["steps"]
-    assert (strong["kind"], strong["processes"], strong["d_sae"]) == ("strong", 2, 16)
-    assert (weak["kind"], weak["processes"], weak["d_sae"]) == ("weak", 2, 32)
+    found = json.loads((tmp_path / "scale.json").read_text())["steps"]
+    names = ("kind", "processes", "replicas", "d_sae", "batch")
+    assert [tuple(one[name] for name in names) for one in found] == [
+        ("strong", 2, 1, 16, 4),
+        ("weak", 2, 1, 32, 4),
+        ("strong", 2, 2, 16, 4),
+        ("weak", 2, 2, 16, 8),
+    ]
 
 
 def test_speed_ups_are_over_one_process_and_weak_scaling_counts_latents():
@@ -146,12 +153,28 @@ def test_speed_ups_are_over_one_process_and_weak_scaling_counts_latents():
     assert gains(rows[1:2]) == [(None, None)]
 
 
+def test_speed_ups_of_replicas_are_over_one_process_with_all_rows_or_with_its_own():
+    size = {"d_in": 1, "k": 2}
+    rows = [
+        size | {"kind": kind, "processes": n, "replicas": r, "d_sae": m, "batch": b, "seconds": t}
+        for kind, n, r, m, b, t in [
+            ("strong", 1, 1, 6, 8, 4.0),
+            ("weak", 1, 1, 6, 8, 4.0),
+            ("strong", 4, 2, 6, 8, 2.0),
+            ("weak", 4, 2, 12, 16, 5.0),
+        ]
+    ]
+    assert gains(rows) == [(1.0, 1.0), (1.0, 1.0), (2.0, 0.5), (3.2, 0.8)]
+
+
 @pytest.mark.exhaustive
 def test_the_scaling_table_starts_its_processes_itself(tmp_path, capsys):
     file = tmp_path / "scale.json"
-    assert main([*SCALE, "--processes", "1", "2", "--json", str(file)]) == 0
-    assert [s["processes"] for s in json.loads(file.read_text())["steps"]] == [1, 1, 2, 2]
-    assert "of ideal" in capsys.readouterr().out
+    assert main([*SCALE, "--processes", "1", "2", "--replicas", "2", "--json", str(file)]) == 0
+    found = json.loads(file.read_text())["steps"]
+    assert [one["processes"] for one in found] == [1, 1, 2, 2, 2, 2]
+    assert [one["replicas"] for one in found] == [1, 1, 1, 1, 2, 2]
+    assert "R x N: R replicas" in capsys.readouterr().out
 
 
 def test_the_pages_hold_what_the_measurements_say():
