@@ -19,6 +19,7 @@ from saelab.activations.store import ActivationStore
 from saelab.bench.machine import StepShape, measure_rates
 from saelab.bench.pace import ROAD
 from saelab.bench.step import step_config, time_step
+from saelab.bench.store import plain_writing
 from saelab.evaluation.evaluate import evaluate
 from saelab.kernels.rules import FusedRule
 from saelab.lm.hf import load_hugging_face_model
@@ -158,10 +159,17 @@ class Road:
 
         at_once = HarvestOptions(1).contexts_at_once(self.device, size.length)
         passes = self._passes(lambda tokens: lm.capture(tokens, [size.site]), at_once=at_once)
-        stage = self._stage("harvest", size.n_tokens, record, passes, "the plain forward passes")
         shape = model_shape(self._model)
-        operations = shape.operations(shape.layers_to([size.site]), size.length) * stage.tokens
-        self.forward = operations / (stage.floor or 1.0) / self.rates.matmul
+        operations = shape.operations(shape.layers_to([size.site]), size.length)
+
+        def floor(n: int) -> float:
+            passed = passes(n)
+            self.forward = n * operations / passed / self.rates.matmul
+            files = [*stores[-1].path.glob("hooks/*/*.h5")]
+            return max(passed, plain_writing(files, self.directory / "raw"))
+
+        of = "the forward passes, or durable writing if slower"
+        stage = self._stage("harvest", size.n_tokens, record, floor, of)
         return stores[-1], stage
 
     def _train(self, store: ActivationStore) -> tuple[Run, RoadStage]:

@@ -16,6 +16,7 @@ from saelab.activations.format import Dtype
 from saelab.activations.forward import model_input
 from saelab.activations.harvest import HarvestOptions, plan, record
 from saelab.activations.store import ActivationStore
+from saelab.kernels.sizes import ceil_div
 from saelab.lm.protocol import ActivationSource
 
 CHUNK = 2**22
@@ -55,19 +56,31 @@ def compare_writing(
         shutil.rmtree(store, ignore_errors=True)
         return _seconds(lambda: write_arrays(store, {SITE: x}, dtype=dtype, rows_per_unit=2**16))
 
-    def plain() -> None:
-        sizes = [path.stat().st_size for path in _files(store)]
-        data = memoryview(x.view(torch.uint8).numpy().data.cast("B"))
-        for size in sizes:
-            with (directory / "raw").open("wb", buffering=0) as file:
-                written = 0
-                while written < min(size, len(data)):
-                    written += file.write(data[written : min(size, len(data))])
-                os.fsync(file.fileno())
+    def plain() -> float:
+        return plain_writing(_files(store), directory / "raw")
 
-    times = _in_turns([ours, lambda: _seconds(plain)], rounds)
+    times = _in_turns([ours, plain], rounds)
     size = x.nbytes / 1e9
     return StoreSpeed("write, durably", size / times[0], size / times[1], "GB", 0.85)
+
+
+def plain_writing(files: Sequence[Path], raw: Path) -> float:
+    """Seconds of writing and fsyncing bytes of these files' sizes to `raw`, file by file."""
+    sizes = [file.stat().st_size for file in files]
+    data = memoryview(os.urandom(CHUNK) * ceil_div(max(sizes), CHUNK))
+
+    def write() -> None:
+        for size in sizes:
+            with raw.open("wb", buffering=0) as file:
+                written = 0
+                while written < size:
+                    written += file.write(data[written:size])
+                os.fsync(file.fileno())
+
+    try:
+        return _seconds(write)
+    finally:
+        raw.unlink(missing_ok=True)
 
 
 def compare_reading(

@@ -20,7 +20,7 @@ from saelab.lm.effects import LogitEffects
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
 from saelab.lm.head import OutputHead
 from saelab.lm.hf_sites import ARCHITECTURES, Modules, find
-from saelab.lm.hooks import AllCapturedError, Hook, check_applied, reader, replacer
+from saelab.lm.hooks import Hook, check_applied, reader, replacer
 from saelab.lm.load import (
     dtype_name,
     load_language_model,
@@ -30,6 +30,7 @@ from saelab.lm.load import (
 )
 from saelab.lm.protocol import Edit, LanguageModel, ModelInfo, ModelOutput
 from saelab.lm.reading import Past, continues
+from saelab.lm.replay import CudaRecording, Replays
 from saelab.lm.tokenizer import HuggingFaceTokenizer
 from saelab.sites import Site
 
@@ -46,6 +47,7 @@ class HuggingFaceModel:
         self._widths: dict[str, int] = {}
         self._direct = cache(lambda: DirectPaths(self._modules))
         self._continues = cache(lambda: continues(self))
+        self._replays = Replays(CudaRecording)
 
     @property
     def info(self) -> ModelInfo:
@@ -78,23 +80,22 @@ class HuggingFaceModel:
         self, tokens: Int[Tensor, "batch pos"], hooks: Sequence[str]
     ) -> dict[str, Float[Tensor, "batch pos d_in"]]:
         """Activations at `hooks` from one forward pass that stops after the last of them."""
-        seen: dict[str, Tensor] = {}
-
-        def keep(name: str) -> Hook:
-            def hook_function(value: Tensor) -> None:
-                seen[name] = value
-                if len(seen) == len(set(hooks)):
-                    raise AllCapturedError
-
-            return hook_function
-
         self._check_exist(hooks)
-        try:
-            with self._modules.hooked([(name, keep(name)) for name in hooks]):
-                self._model.base_model(tokens.to(self.device), use_cache=False)
-        except AllCapturedError:
-            pass
-        return seen
+
+        def run(tokens: Int[Tensor, "batch pos"]) -> dict[str, Tensor]:
+            return self._modules.seen(
+                hooks, lambda: self._model.base_model(tokens, **self._alone())
+            )
+
+        there = tokens.to(self.device)
+        return self._replays.run(run, there, hooks) if there.is_cuda else run(there)
+
+    def _alone(self) -> dict[str, Any]:
+        """What a pass is given that neither continues another nor is continued."""
+        # Not above: it imports transformers.
+        from saelab.lm.key_value_past import NothingKept
+
+        return {"use_cache": False, "past_key_values": NothingKept()}
 
     def run(
         self,
@@ -108,7 +109,7 @@ class HuggingFaceModel:
         Raises:
             UsageError: this back end has no such site.
         """
-        return self._run(tokens, edits or {}, hooks, use_cache=False)
+        return self._run(tokens, edits or {}, hooks, **self._alone())
 
     @torch.no_grad()
     def logits(
@@ -136,7 +137,7 @@ class HuggingFaceModel:
         Raises:
             UsageError: as for `run`.
         """
-        # Not above: harvesting does without, and it imports transformers.
+        # Not above: it imports transformers.
         from saelab.lm.key_value_past import KeyValuePast
 
         assert past is None or isinstance(past, KeyValuePast)
@@ -216,7 +217,7 @@ class HuggingFaceModel:
 
         def forward() -> Tensor:
             with self._modules.hooked([(name, track(name)) for name in hooks]):
-                return self._model(tokens.to(self.device), use_cache=False).logits
+                return self._model(tokens.to(self.device), **self._alone()).logits
 
         self._check_exist(hooks)
 

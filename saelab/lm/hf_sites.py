@@ -1,14 +1,14 @@
 """Where TransformerLens' hooks are in the modules of transformers, for common architectures."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saelab.lm.hooks import Hook
+from saelab.lm.hooks import AllCapturedError, Hook
 from saelab.sites import Site
 
 Side = Literal["input", "output"]
@@ -109,6 +109,22 @@ class Modules:
         """The logits of a whole pass with these hooks."""
         with self.hooked(hooks):
             return self._model(tokens, use_cache=False).logits
+
+    def seen(self, hooks: Sequence[str], forward: Callable[[], object]) -> dict[str, Tensor]:
+        """The values at these hooks; `forward` is stopped after the last of them."""
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Hook:
+            def hook_function(value: Tensor) -> None:
+                found[name] = value
+                if len(found) == len(set(hooks)):
+                    raise AllCapturedError
+
+            return hook_function
+
+        with suppress(AllCapturedError), self.hooked([(name, keep(name)) for name in hooks]):
+            forward()
+        return found
 
     @contextmanager
     def hooked(self, hooks: Sequence[tuple[str, Hook]]) -> Iterator[None]:

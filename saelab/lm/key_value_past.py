@@ -1,10 +1,31 @@
 """The keys and values that a Hugging Face model keeps of the tokens it has read."""
 
-from typing import final
+from typing import Any, final
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from typing_extensions import override
+
+
+@final
+class NothingKept(DynamicCache):
+    """The past of a pass that nobody goes on with: it has no tokens, before the pass and after.
+
+    A pass that is given no past looks in its positions for sequences that are packed side by side,
+    for which a GPU is waited for. We pack none.
+    """
+
+    @override
+    def update(
+        self,
+        key_states: Float[Tensor, "..."],
+        value_states: Float[Tensor, "..."],
+        *_: Any,
+        **__: Any,
+    ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+        """The keys and values of this pass alone."""
+        return key_states, value_states
 
 
 @final
