@@ -16,6 +16,7 @@ from torch import Tensor
 from saelab.config import Config
 from saelab.console import note
 from saelab.files import atomic_write, telling
+from saelab.kernels.torch.distance import squared_distance
 from saelab.shard import ALONE, Replicas
 from saelab.training.sinks import Sinks
 from saelab.types import Figures, LossTerms
@@ -103,7 +104,7 @@ class IntervalMetrics:
         Several replicas add their sums, and their losses' mean.
         """
         n, within = len(x), terms.variance
-        variance = (x - self.mean).pow(2).sum() if within is None else within * n
+        variance = squared_distance(x, self.mean) if within is None else within * n
         sums, means = [terms.mse_sum * n, variance, n_active], [terms.total.detach()]
         found = [*sums, *means, *terms.parts.values()]
         if self.replicas.count > 1:
