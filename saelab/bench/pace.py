@@ -4,6 +4,7 @@
 `Pace.sources` says what of it is assumed. `measured/` has benchmarks as they were written.
 """
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -47,11 +48,12 @@ class Pace:
         autograd: time of what an autograd step does beside its product, over the law's.
         single: time of a float32 product over one at `rates.matmul`.
         forward: share of `rates.matmul` that a forward pass reaches.
-        harvest, train, evaluate: time of each over its passes or its steps alone.
+        harvest, train, evaluate: time of each over its passes (of harvest, or its writing if that
+            takes longer) or its steps alone.
         feature_token, feature_latent: seconds of `features` per token beside its passes, and per
             latent beside its products.
         start: seconds until a verb works.
-        read: bytes of a store per second and host.
+        read, write: bytes of a store per second and host; writing is durable.
         sources: where the figures come from, as sentences.
     """
 
@@ -74,6 +76,7 @@ class Pace:
     feature_latent: float
     start: float
     read: float
+    write: float
     sources: tuple[str, ...]
 
     def step_parts(
@@ -242,6 +245,8 @@ def _pace_of_road(found: dict[str, Any], path: Path, kind: Pace) -> Pace:
         forward=found["forward"],
         start=stages["start"]["seconds"],
         read=found["read"],
+        # An older file has the writing in the harvest's share.
+        write=found.get("write", math.inf),
         sources=(
             f"{found['device']}: every stage measured by saelab bench road ({path}).",
             f"As on {kind.name}: exchange of GPUs, float32, other variants.",

@@ -100,7 +100,7 @@ class Road:
         half: whether the model and the products are in bfloat16: on CUDA.
         step: the training's step alone, once it is measured.
         forward: share of the products' rate that a plain forward pass reaches, once it is measured.
-        read: bytes of the store per second, once it is measured.
+        read, write: bytes of the store per second, once it is measured; writing is durable.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Road:
             device, size=8192 if self.half else 1024, rounds=10, dtype=self._dtype
         )
         self.step: dict[str, Any] = {}
-        self.forward = self.read = 0.0
+        self.forward = self.read = self.write = 0.0
         self._text = save_random_model(
             directory / "model",
             n_layers=size.n_layers,
@@ -166,7 +166,9 @@ class Road:
             passed = passes(n)
             self.forward = n * operations / passed / self.rates.matmul
             files = [*stores[-1].path.glob("hooks/*/*.h5")]
-            return max(passed, plain_writing(files, self.directory / "raw"))
+            writing = plain_writing(files, self.directory / "raw")
+            self.write = sum(file.stat().st_size for file in files) / writing
+            return max(passed, writing)
 
         of = "the forward passes, or durable writing if slower"
         stage = self._stage("harvest", size.n_tokens, record, floor, of)
@@ -291,6 +293,7 @@ class Road:
             "step": self.step,
             "forward": self.forward,
             "read": self.read,
+            "write": self.write,
             "stages": [asdict(s) | {"ratio": s.ratio} for s in stages],
             "provenance": provenance(),
         }

@@ -115,7 +115,7 @@ def by_store(job: Work, fleet: Fleet, shards: int, replicas: int = 1) -> Way:
     way.traffic = {"disk, written": way.disk, "disk, read": job.n_tokens * job.read_bytes}
     way.seconds = {"start": pace.start * (1 + math.ceil(n / lanes))}
     way.seconds["forward passes"] = _forward(job, fleet, way.gpus)
-    writing = way.disk / (pace.read * fleet.hosts(way.gpus))
+    writing = way.disk / (pace.write * fleet.hosts(way.gpus))
     way.seconds["writing"] = max(0.0, writing - way.seconds["forward passes"])
     _steps(job, fleet, way, lanes, pace.train)
     reading = way.traffic["disk, read"] / (pace.read * fleet.hosts(way.gpus))

@@ -76,7 +76,7 @@ class PlanArguments(Config):
     disk: float | None = Field(default=None, gt=0)
     """Free disk for a store, in GB; default: no limit."""
     disk_rate: float | None = Field(default=None, gt=0)
-    """GB per second that a host reads or writes; default: 5, or as --rates measured."""
+    """GB per second that a host reads and writes; default: 5 and 1.3, or as --rates measured."""
     network: float | None = Field(default=None, gt=0)
     """GB per second and GPU, one way, between hosts; default: as such hosts are usually built."""
     json_: Annotated[Path | None, Heading("Output"), Metavar("FILE")] = None
@@ -128,7 +128,8 @@ def _pace(args: PlanArguments) -> "Pace":
     pace = pace_of_kind(args.kind)
     if args.rates is not None:
         pace = pace_of_road(args.rates, pace)
-    given = {"memory": args.memory, "read": args.disk_rate, "network": args.network}
+    disk = dict.fromkeys(("read", "write"), args.disk_rate)
+    given = {"memory": args.memory, **disk, "network": args.network}
     rates: dict[str, Any] = {name: 1e9 * value for name, value in given.items() if value}
     return replace(pace, **rates)
 
