@@ -6,7 +6,6 @@ pass has only the hooks that were asked for. Activations equal the bridge's up t
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,9 +22,9 @@ from saelab.lm.hf_sites import ARCHITECTURES, Modules, find
 from saelab.lm.hooks import Hook, check_applied, reader, replacer
 from saelab.lm.load import (
     dtype_name,
+    identity,
     load_language_model,
     resolve_device,
-    tokenizer_digest,
     weights_digest,
 )
 from saelab.lm.protocol import Edit, LanguageModel, ModelInfo, ModelOutput
@@ -285,7 +284,7 @@ def _info(name: str, model: Any, tokenizer: Any) -> ModelInfo:  # noqa: ANN401
     config = model.config
     n_heads = config.num_attention_heads
     return ModelInfo(
-        name=str(Path(name).resolve()) if name != "tiny" and Path(name).is_dir() else name,
+        **identity(name, tokenizer, weights_digest(model)),
         architecture=type(model).__name__,
         n_layers=config.num_hidden_layers,
         d_model=config.hidden_size,
@@ -293,9 +292,5 @@ def _info(name: str, model: Any, tokenizer: Any) -> ModelInfo:  # noqa: ANN401
         d_head=getattr(config, "head_dim", None) or config.hidden_size // n_heads,
         d_vocab=config.vocab_size,
         n_ctx=config.max_position_embeddings,
-        weights_digest=weights_digest(model),
-        tokenizer_digest=tokenizer_digest(tokenizer),
         dtype=dtype_name(model.dtype),
-        bos_token_id=tokenizer.bos_token_id,
-        special_token_ids=tuple(sorted(set(tokenizer.all_special_ids))),
     )

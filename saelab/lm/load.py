@@ -144,7 +144,7 @@ def weights_digest(model: nn.Module) -> str:
 def _info(name: str, bridge: Any, tokenizer: Any, digest: str) -> ModelInfo:  # noqa: ANN401
     cfg = bridge.cfg
     return ModelInfo(
-        name=name if name == "tiny" or not Path(name).is_dir() else str(Path(name).resolve()),
+        **identity(name, tokenizer, digest),
         architecture=cfg.architecture,
         n_layers=cfg.n_layers,
         d_model=cfg.d_model,
@@ -152,12 +152,19 @@ def _info(name: str, bridge: Any, tokenizer: Any, digest: str) -> ModelInfo:  # 
         d_head=cfg.d_head,
         d_vocab=cfg.d_vocab,
         n_ctx=cfg.n_ctx,
-        weights_digest=digest,
-        tokenizer_digest=tokenizer_digest(tokenizer),
         dtype=dtype_name(cfg.dtype),
-        bos_token_id=tokenizer.bos_token_id,
-        special_token_ids=tuple(sorted(set(tokenizer.all_special_ids))),
     )
+
+
+def identity(name: str, tokenizer: Any, digest: str) -> dict[str, Any]:  # noqa: ANN401
+    """The fields of `ModelInfo` by which a model is known, whatever runs it."""
+    return {
+        "name": name if name == "tiny" or not Path(name).is_dir() else str(Path(name).resolve()),
+        "weights_digest": digest,
+        "tokenizer_digest": tokenizer_digest(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "special_token_ids": tuple(sorted(set(tokenizer.all_special_ids))),
+    }
 
 
 def tokenizer_digest(tokenizer: Any) -> str:  # noqa: ANN401 - transformers has no common class
