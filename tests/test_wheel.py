@@ -65,7 +65,7 @@ def test_the_wheel_says_what_it_needs_and_what_it_runs(built):
     assert set(packages(core)) == set(packages(PROJECT["dependencies"]))
     points = configparser.ConfigParser()
     points.read_string(wheel.read(f"{place}/entry_points.txt").decode())
-    assert points["console_scripts"]["saelab"] == "saelab.cli:main"
+    assert points["console_scripts"]["saelab"] == "saelab.cli:command"
 
 
 def test_the_sdist_builds_and_documents_itself(built):

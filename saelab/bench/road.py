@@ -37,7 +37,14 @@ FEW = 4
 """The smaller of a stage's two measurements has this part of the tokens."""
 SPARE = 1.3
 """The text has so many times the tokens that are recorded: a part of it is held out."""
-START = "import sys; from saelab.lm.hf import load_hugging_face_model as f; f(sys.argv[1])"
+START = """
+import sys
+from saelab.collector import whole_process
+from saelab.lm.hf import load_hugging_face_model
+
+whole_process(lambda: load_hugging_face_model(sys.argv[1]))
+"""
+"""What a verb does before its own work, and at its end."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+from saelab.collector import whole_process
 from saelab.config import UsageError
 from saelab.interrupt import Stopped, stopped_by_signal
 
@@ -69,6 +70,11 @@ In bash and zsh, this makes the Tab key complete verbs and options (fish: `saela
 
     source <(saelab completion)
 """
+
+
+def command() -> int:
+    """`main` as all that this process does, which then starts and ends faster."""
+    return whole_process(main)
 
 
 def main(argv: list[str] | None = None) -> int:

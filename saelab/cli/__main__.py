@@ -2,6 +2,6 @@
 
 import sys
 
-from saelab.cli import main
+from saelab.cli import command
 
-sys.exit(main())
+sys.exit(command())

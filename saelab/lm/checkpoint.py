@@ -9,11 +9,13 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from saelab.collector import keep_imported, paused
 from saelab.config import UsageError
 from saelab.console import told_if_slow
 from saelab.lm.tiny import MODEL_DIR
@@ -46,8 +48,17 @@ def location(name: str) -> str:
     return name
 
 
-def read_checkpoint(name: str, *, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
+@paused()
+def read_checkpoint(
+    name: str, *, dtype: torch.dtype, attention: str, runner: str = "transformers"
+) -> tuple[Any, Any]:
     """The causal language model called `name`, on the CPU, and its tokenizer.
+
+    Args:
+        name: as for `load_language_model`.
+        dtype: dtype of the weights.
+        attention: transformers' name of the attention's implementation.
+        runner: the module that will run the model, which is imported before there are weights.
 
     Raises:
         UsageError: the checkpoint or its tokenizer is missing; transformers does not know its
@@ -62,6 +73,8 @@ def read_checkpoint(name: str, *, dtype: torch.dtype, attention: str) -> tuple[A
         read_model_config(name)
         _check_files(name, Path(where))
         tokenizer = _tokenizer(name, where)
+        import_module(runner)
+        keep_imported()
         with _explained(name):
             both: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 where,

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from saelab.collector import paused
 from saelab.config import UsageError
 from saelab.lm.checkpoint import location, read_checkpoint
 from saelab.lm.direct import DirectPaths
@@ -246,6 +247,7 @@ def serves(name: str, hooks: Sequence[str]) -> bool:
     return all(find(hook, submodules, config.num_hidden_layers) for hook in hooks)
 
 
+@paused()
 def load_hugging_face_model(
     name: str, *, device: str | torch.device = "auto", dtype: torch.dtype = torch.float32
 ) -> HuggingFaceModel:
@@ -264,6 +266,7 @@ def load_hugging_face_model(
     return HuggingFaceModel(nn.Module.to(model, resolve_device(device)), tokenizer, info)
 
 
+@paused()
 def load_source(
     name: str,
     hooks: Sequence[str],

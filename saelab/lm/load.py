@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from saelab.collector import paused
 from saelab.config import UsageError
 from saelab.extras import required
 from saelab.lm.checkpoint import location, read_checkpoint
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 HASH_CHUNK = 1 << 24
 
 
+@paused()
 def load_language_model(
     name: str, *, device: str | torch.device = "auto", dtype: torch.dtype = torch.float32
 ) -> "BridgeLanguageModel":
@@ -39,8 +41,10 @@ def load_language_model(
     """
     required("transformer_lens")
     resolved = resolve_device(device)
-    weights, tokenizer = read_checkpoint(name, dtype=dtype, attention="eager")
     # Importing transformer_lens takes seconds; nothing else needs it.
+    weights, tokenizer = read_checkpoint(
+        name, dtype=dtype, attention="eager", runner="saelab.lm.bridge"
+    )
     from transformer_lens.model_bridge import TransformerBridge
 
     from saelab.lm.bridge import BridgeLanguageModel
