@@ -1,8 +1,8 @@
 """What is imported stays out of garbage collections, in processes of the `saelab` command.
 
 A language model's packages are 700,000 objects that live to the end, and collections look at all of
-them several times while they are imported. In a process that only uses saelab as a library, the
-collector is its owner's, and nothing here has an effect.
+them several times while they are imported, and again when the process ends. In a process that only
+uses saelab as a library, the collector is its owner's, and nothing here has an effect.
 """
 
 import gc
@@ -17,10 +17,17 @@ _ours = False
 
 
 def whole_process(work: Callable[[], T]) -> T:
-    """Do `work`, which is all that this process is for."""
+    """Do `work`, which is all that this process is for.
+
+    What there is behind it is not searched for garbage. Nothing waits for that: what must be done
+    at the end is done by `with` blocks and by `weakref.finalize`, which does it at exit.
+    """
     global _ours  # noqa: PLW0603 - the collector is the process's, too
     _ours = True
-    return work()
+    try:
+        return work()
+    finally:
+        gc.freeze()
 
 
 @contextmanager

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from sources import ROOT
 
 PAUSES = """
@@ -54,15 +56,43 @@ def state():
 print(json.dumps([freed(), state(), whole_process(freed), state()]))
 """
 
+ENDS = """
+import sys
+from pathlib import Path
+from saelab.collector import whole_process
+from saelab.files import temporary_directory
+from saelab.lock import Lock
 
-def run(script):
-    done = subprocess.run(
-        [sys.executable, "-c", script],
+class Circle:
+    def __init__(self, root):
+        self.itself = self
+        self.directory = temporary_directory(self, "saelab-test-")
+        self.lock = Lock(root / "writer.lock", root)
+
+def work():
+    circle = Circle(Path(sys.argv[1]))
+    print(circle.directory)
+    print(circle.lock.path)
+    if sys.argv[2] == "error":
+        raise ValueError("in the work")
+    return int(sys.argv[2])
+
+sys.exit(whole_process(work))
+"""
+
+
+def ended(script, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def run(script):
+    done = ended(script)
     assert done.returncode == 0, done.stderr[-1500:]
     return json.loads(done.stdout)
 
@@ -77,6 +107,17 @@ def test_a_pause_ends_also_after_an_error_and_leaves_other_processes_and_threads
         "other thread": [True],
         "off before": [False, False],
     }
+
+
+@pytest.mark.parametrize(("argument", "code"), [("0", 0), ("3", 3), ("error", 1)])
+def test_at_the_end_all_is_printed_and_nothing_temporary_stays(argument, code, tmp_path):
+    done = ended(ENDS, str(tmp_path), argument)
+    assert done.returncode == code
+    assert ("ValueError: in the work" in done.stderr) == (argument == "error")
+    directory, lock = map(Path, done.stdout.splitlines())
+    assert (lock.parent, directory.is_absolute()) == (tmp_path, True)
+    assert not directory.exists()
+    assert not lock.exists()
 
 
 def test_packages_are_kept_out_of_collections_and_models_are_not():
