@@ -15,7 +15,8 @@ COPY constraints.txt /tmp/
 RUN version="$(sed -n 's/^torch==//p' /tmp/constraints.txt)" \
     && pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch==${version}"
 COPY --from=wheel /dist /tmp/dist
-# Triton comes with torch for CUDA, in its version; a CPU needs none.
+# Triton comes with torch for CUDA, in its version; a CPU needs none. pip also makes the bytecode,
+# for which the user below may not write here.
 RUN grep -v '^triton' /tmp/constraints.txt > /tmp/pins \
     && wheel="$(echo /tmp/dist/*.whl)" \
     && pip install --no-cache-dir -c /tmp/pins "${wheel}[app,explain,hub,lm]"

@@ -53,3 +53,9 @@ def test_the_container_installs_extras_that_exist():
     text = (ROOT / "Dockerfile").read_text()
     extras = text.partition("${wheel}[")[2].partition("]")[0].split(",")
     assert set(extras) <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_container_keeps_the_bytecode_that_pip_makes():
+    text = (ROOT / "Dockerfile").read_text()
+    assert "--no-compile" not in text
+    assert "PYTHONDONTWRITEBYTECODE" not in text

@@ -1,7 +1,9 @@
 """`saelab doctor`: whether this machine has what the verbs need."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +11,15 @@ from saelab.cli.gpus import find_gpus, told
 from saelab.cli.options import Positional
 from saelab.cli.parse import parse
 from saelab.cli.requirements import Requirement, requirements
-from saelab.config import Config
+from saelab.config import Config, UsageError
+from saelab.files import check_writable
 
 LEAST_DISK, LEAST_MEMORY = 2**30, 2**31
 """Bytes below which not even the demo runs."""
 NOT_ASKED = ("test", "dev", "docs")
 """Extras of those who work on saelab."""
+LARGE = ("saelab", "torch", "transformers", "transformer_lens")
+"""Packages that would take seconds to compile at each start."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ class DoctorArguments(Config):
 
     Exit code 1: something is broken: a package that every verb needs is missing, a version does not
     fit, torch does not see a GPU that is there, or disk or memory is nearly full. What only some
-    verbs need may be missing: it is named, with the command that installs it.
+    verbs need may be missing: it is named, with the command that installs it. So is what makes
+    every start slow.
 
         saelab doctor
     """
@@ -76,10 +82,11 @@ def main(arguments: list[str]) -> int:
     found = [one for one in requirements() if one.extra not in NOT_ASKED]
     broken = [*_packages(found), *_devices(), *_room(args.path)]
     missing = _missing({one.package.lower() for one in found if one.version is not None})
+    slow = [f"slow: {why}" for why in [slow_start()] if why is not None]
     print()
-    for line in [*(f"broken: {each}" for each in broken), *missing]:
+    for line in [*(f"broken: {each}" for each in broken), *slow, *missing]:
         print(line)
-    if not (broken or missing):
+    if not (broken or slow or missing):
         print("Everything that the verbs need is here.")
     return 1 if broken else 0
 
@@ -145,6 +152,26 @@ def _room(path: Path) -> Iterator[str]:
         yield f"{in_bytes(disk)} of disk is free, and the demo needs {in_bytes(LEAST_DISK)}."
     if memory < LEAST_MEMORY:
         yield f"{in_bytes(memory)} of memory is free, and the demo needs {in_bytes(LEAST_MEMORY)}."
+
+
+def slow_start(packages: Sequence[str] = LARGE) -> str | None:
+    """Why each start compiles these packages again, and what to do; None if none does.
+
+    That Python keeps no bytecode is no fault if the installation has made it.
+    """
+    origins = [spec.origin for name in packages if (spec := find_spec(name)) and spec.origin]
+    kept = [Path(cache_from_source(origin)) for origin in origins]
+    lacking = [path for path in kept if not path.is_file()]
+    start = "each start compiles all sources again, which takes seconds:"
+    if lacking and sys.dont_write_bytecode:
+        return f"{start} Python may keep no bytecode; unset PYTHONDONTWRITEBYTECODE."
+    for place in dict.fromkeys(path.parent for path in lacking):
+        try:
+            check_writable(place, "bytecode")
+        except UsageError:
+            remedy = "set PYTHONPYCACHEPREFIX to a directory that stays"
+            return f"{start} bytecode cannot be written to {place}; {remedy}."
+    return None
 
 
 def _missing(installed: set[str]) -> list[str]:

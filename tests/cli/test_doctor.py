@@ -1,13 +1,15 @@
 """`--version`, `doctor` and fish's completion say what is there."""
 
+import py_compile
 import re
 import shutil
+import sys
 
 import pytest
 
 from saelab.cli import VERBS, doctor, gpus, main
 from saelab.cli.completion import commands
-from saelab.cli.doctor import PARTS
+from saelab.cli.doctor import PARTS, slow_start
 from saelab.cli.gpus import Gpu, find_gpus, told
 from saelab.cli.requirements import Requirement, requirements
 from saelab.provenance import commit
@@ -92,6 +94,44 @@ def test_what_is_wrong_is_named_with_its_remedy(change, said, code, capsys, monk
     monkeypatch.setattr("saelab.resources.free_bytes", lambda _: change.get("disk", 1 << 40))
     assert main(["doctor"]) == code
     assert said in capsys.readouterr().out
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package without bytecode, which Python could write."""
+    (tmp_path / "large.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(sys, "pycache_prefix", None)
+    assert slow_start(["large", "no_such_package"]) is None
+    return tmp_path / "large.py"
+
+
+def test_sources_are_compiled_again_only_where_bytecode_is_neither_there_nor_kept(
+    package, monkeypatch
+):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    said = slow_start(["large"])
+    assert said is not None
+    assert said.endswith("unset PYTHONDONTWRITEBYTECODE.")
+    py_compile.compile(str(package))
+    assert slow_start(["large"]) is None
+
+
+def test_a_place_that_takes_no_bytecode_is_named_with_another(package, monkeypatch):
+    monkeypatch.setattr(sys, "pycache_prefix", f"{package}/below")
+    said = slow_start(["large"])
+    assert said is not None
+    assert f"cannot be written to {package}/below" in said
+    assert said.endswith("set PYTHONPYCACHEPREFIX to a directory that stays.")
+
+
+def test_doctor_says_what_makes_each_start_slow(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "slow_start", lambda: "each start compiles.")
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "\nslow: each start compiles.\n" in out
+    assert "Everything" not in out
 
 
 def test_fish_completes_every_verb_and_option(capsys):
