@@ -22,11 +22,11 @@ from saelab.lm.head import OutputHead
 from saelab.lm.hf_sites import ARCHITECTURES, Modules, find
 from saelab.lm.hooks import Hook, check_applied, reader, replacer
 from saelab.lm.load import (
+    digested,
     dtype_name,
     identity,
     load_language_model,
     resolve_device,
-    weights_digest,
 )
 from saelab.lm.protocol import Edit, LanguageModel, ModelInfo, ModelOutput
 from saelab.lm.reading import Past, continues
@@ -262,8 +262,10 @@ def load_hugging_face_model(
             f"The hugging-face back end knows {', '.join(ARCHITECTURES)}, not "
             f"{model.config.model_type}; use --backend transformer-lens."
         )
-    info = _info(name, model, tokenizer)  # Reads all weights: from a GPU they would come back.
-    return HuggingFaceModel(nn.Module.to(model, resolve_device(device)), tokenizer, info)
+    with digested(model) as digest:
+        nn.Module.to(model, resolve_device(device))
+        info = _info(name, model, tokenizer, digest())
+    return HuggingFaceModel(model, tokenizer, info)
 
 
 @paused()
@@ -283,11 +285,11 @@ def load_source(
     return load(name, device=device, dtype=dtype)
 
 
-def _info(name: str, model: Any, tokenizer: Any) -> ModelInfo:  # noqa: ANN401
+def _info(name: str, model: Any, tokenizer: Any, digest: str) -> ModelInfo:  # noqa: ANN401
     config = model.config
     n_heads = config.num_attention_heads
     return ModelInfo(
-        **identity(name, tokenizer, weights_digest(model)),
+        **identity(name, tokenizer, digest),
         architecture=type(model).__name__,
         n_layers=config.num_hidden_layers,
         d_model=config.hidden_size,

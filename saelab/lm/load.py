@@ -3,13 +3,16 @@
 import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from saelab.collector import paused
 from saelab.config import UsageError
@@ -49,22 +52,22 @@ def load_language_model(
 
     from saelab.lm.bridge import BridgeLanguageModel
 
-    nn.Module.to(weights, resolved)
-    digest = weights_digest(weights)
     logging.getLogger("transformer_lens").setLevel(logging.ERROR)
     _install_nothing()
-    try:
-        bridge = TransformerBridge.boot_transformers(
-            location(name), hf_model=weights, tokenizer=tokenizer, dtype=dtype, device=resolved
-        )
-    except ValueError as error:
-        if "architecture" not in str(error):
-            raise
-        raise UsageError(
-            f"{name} is a {type(weights).__name__}, which TransformerLens "
-            f"{version('transformer-lens')} does not support."
-        ) from error
-    return BridgeLanguageModel(bridge, _info(name, bridge, tokenizer, digest))
+    with digested(weights) as digest:
+        nn.Module.to(weights, resolved)
+        try:
+            bridge = TransformerBridge.boot_transformers(
+                location(name), hf_model=weights, tokenizer=tokenizer, dtype=dtype, device=resolved
+            )
+        except ValueError as error:
+            if "architecture" not in str(error):
+                raise
+            raise UsageError(
+                f"{name} is a {type(weights).__name__}, which TransformerLens "
+                f"{version('transformer-lens')} does not support."
+            ) from error
+        return BridgeLanguageModel(bridge, _info(name, bridge, tokenizer, digest()))
 
 
 def _install_nothing() -> None:
@@ -135,13 +138,32 @@ def own_device(device: str) -> torch.device:
     return resolve_device(f"cuda:{number}")
 
 
-def weights_digest(model: nn.Module) -> str:
-    """sha256 (hex) over the sorted names, shapes and float32 values of a model's parameters."""
+@contextmanager
+def digested(model: nn.Module) -> Iterator[Callable[[], str]]:
+    """A context beside which the digest of a model's weights is computed; it gives what awaits it.
+
+    It is the sha256 (hex) over the sorted names, shapes and float32 values of the parameters.
+    Inside, the model may move to another device or dtype, and none of its values may be changed in
+    place. Hashing takes a core, not Python's interpreter. An error inside ends it.
+    """
+    unwanted = Event()
+    with ThreadPoolExecutor(1) as beside:
+        future = beside.submit(_digest, model.state_dict(), unwanted)
+        try:
+            yield future.result
+        except BaseException:
+            unwanted.set()
+            raise
+
+
+def _digest(weights: Mapping[str, Tensor], unwanted: Event) -> str:
     digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(weights.items()):
         digest.update(f"{name} {tuple(value.shape)}\n".encode())
-        for part in value.detach().flatten().split(HASH_CHUNK):
-            digest.update(part.to("cpu", torch.float32).contiguous().numpy())
+        for part in value.flatten().split(HASH_CHUNK):
+            if unwanted.is_set():
+                return ""
+            digest.update(part.to("cpu", torch.float32).contiguous().numpy().data)
     return digest.hexdigest()
 
 
