@@ -83,9 +83,8 @@ class HuggingFaceModel:
         self._check_exist(hooks)
 
         def run(tokens: Int[Tensor, "batch pos"]) -> dict[str, Tensor]:
-            return self._modules.seen(
-                hooks, lambda: self._model.base_model(tokens, **self._alone())
-            )
+            alone = self._alone()
+            return self._modules.seen(hooks, lambda: self._model.base_model(tokens, **alone))
 
         there = tokens.to(self.device)
         return self._replays.run(run, there, hooks) if there.is_cuda else run(there)
