@@ -37,13 +37,8 @@ FEW = 4
 """The smaller of a stage's two measurements has this part of the tokens."""
 SPARE = 1.3
 """The text has so many times the tokens that are recorded: a part of it is held out."""
-START = """
-import sys
-from saelab.collector import whole_process
-from saelab.lm.hf import load_hugging_face_model
-
-whole_process(lambda: load_hugging_face_model(sys.argv[1]))
-"""
+START = """import sys, saelab.collector, saelab.lm.hf as hf
+saelab.collector.whole_process(lambda: hf.load_hugging_face_model(sys.argv[1]))"""
 """What a verb does before its own work, and at its end."""
 
 
@@ -106,8 +101,8 @@ class Road:
     Attributes:
         half: whether the model and the products are in bfloat16: on CUDA.
         step: the training's step alone, once it is measured.
-        forward: share of the products' rate that a plain forward pass reaches, once it is measured.
-        read, write: bytes of the store per second, once it is measured; writing is durable.
+        forward, read, write: once measured, the share of the products' rate that a plain forward
+            pass reaches, and bytes of the store per second; writing is durable.
     """
 
     def __init__(
@@ -164,8 +159,8 @@ class Road:
             stores.append(harvest(lm, [size.site], corpus, out=out, options=options))
             return stores[-1].n_rows
 
-        at_once = HarvestOptions(1).contexts_at_once(self.device, size.length)
-        passes = self._passes(lambda tokens: lm.capture(tokens, [size.site]), at_once=at_once)
+        n = HarvestOptions(1).contexts_at_once(self.device, size.length)
+        passes = self._passes(lambda tokens: lm.capture(tokens, [size.site]), at_once=n)
         shape = model_shape(self._model)
         operations = shape.operations(shape.layers_to([size.site]), size.length)
 
@@ -184,16 +179,15 @@ class Road:
     def _train(self, store: ActivationStore) -> tuple[Run, RoadStage]:
         size, numbers = self.size, count()
         shape = StepShape(size.d_model, size.d_sae, size.k, size.batch_size)
-        config = step_config(
-            size.variant, shape, precision="bfloat16" if self.half else "float32"
-        ).model_copy(update={"activations": store.path, "site": size.site})
+        precision = "bfloat16" if self.half else "float32"
+        config = step_config(size.variant, shape, precision=precision)
+        config = config.model_copy(update={"activations": store.path, "site": size.site})
         step = time_step(config, shape, self.rates, self.device, steps=10)
         runs: list[Run] = []
 
         def learn(n: int) -> int:
-            own = config.model_copy(update={"n_tokens": n})
-            out = self.directory / f"run-{next(numbers)}"
-            runs.append(train(own, out=out, device=self.device))
+            own, name = config.model_copy(update={"n_tokens": n}), f"run-{next(numbers)}"
+            runs.append(train(own, out=self.directory / name, device=self.device))
             return own.n_steps * size.batch_size
 
         of = "its steps alone, rows in memory"
