@@ -19,7 +19,7 @@ DECAY_FRACTION = 0.2
 BY_GRADIENT = (
     *("objective", "precision", "ties", "step", "lr", "warmup_steps", "warmup_shape"),
     *("initial_lr_fraction", "schedule", "decay_fraction", "final_lr_fraction", "clip_norm"),
-    *("adam_beta1", "adam_beta2", "adam_eps", "weight_decay"),
+    *("adam_beta1", "adam_beta2", "adam_eps", "weight_decay", "moments"),
 )
 """Options that only an SAE which a gradient fits has a use for."""
 LEAST_EPS = 1e-30
@@ -96,6 +96,10 @@ class TrainConfig(Config):
     """How ties at a row's k-th pre-activation are broken with --precision bfloat16: by lowest index
     (about as other trainers do), or by the values before rounding (float32: the latents that
     float32 products choose; a few per cent slower)."""
+    moments: Literal["float32", "bfloat16"] = "float32"
+    """Dtype in which the fused step keeps Adam's moments of both matrices. bfloat16 rounds them up
+    or down at random, right on average: 4 bytes a weight less memory, and 8 less that a step reads
+    and writes."""
     step: Literal["auto", "fused", "autograd"] = "auto"
     """How a step is done. auto takes the fused step where there is one (the TopK family, JumpReLU,
     k-sparse and matching pursuit on CUDA, transcoders too, local objective): the same mathematics

@@ -70,8 +70,8 @@ class FusedStep:
         step.write_back()
 
     Selection is exact on the stored pre-activations, whose dtype is `precision`; of equal ones the
-    lowest index wins. Weights, moments and sums are float32. Two runs are bit-equal on the same
-    kind of device with the same library versions.
+    lowest index wins. Weights and sums are float32, and moments too unless `adam` says otherwise.
+    Two runs are bit-equal on the same kind of device with the same library versions.
 
     Attributes:
         mse_sum: squared error of the last step, a scalar on the device; see `LossTerms`.
@@ -91,7 +91,7 @@ class FusedStep:
         self.sae, self.rules = sae, _rules(sae, options)
         device = sae.W_dec.device if device is None else device
         held = {name: value.to(device) for name, value in sae.state_dict().items()}
-        self.weights = _weights(held, self.rules.sae, options.precision)
+        self.weights = _weights(held, self.rules.sae, options)
         exchange = LatentExchange(sae.shard)
         step = Step(self.weights, self.rules, options.batch_size, options.launch, exchange)
         self.graphs: Graphs = TwoGraphs(step) if self.rules.sae.jump else OneGraph(step)
@@ -223,14 +223,15 @@ def fused_rule(sae: AbstractSAE) -> FusedRule | str:
     return rule
 
 
-def _weights(held: Mapping[str, Tensor], rule: FusedRule, dtype: torch.dtype) -> Weights:
+def _weights(held: Mapping[str, Tensor], rule: FusedRule, options: FusedOptions) -> Weights:
     """An SAE's weights before the first step."""
-    W_dec, b_dec = held["W_dec"], held["b_dec"]
+    W_dec, b_dec, dtype = held["W_dec"], held["b_dec"], options.precision
     # What encodes with its atoms may have no bias: this one then stays zero.
     W_enc, b_enc = held.get("W_enc"), held.get("b_enc", W_dec.new_zeros(len(W_dec)))
-    thresholds = held["threshold"] if rule.jump else None
-    weights = Weights.start(W_enc, b_enc, W_dec, b_dec, dtype, thresholds)
+    weights = Weights.start(W_enc, b_enc, W_dec, b_dec, dtype, options.adam.moments)
     own: Any = {name: Parameter.of(held[name], dtype) for name in TRANSCODERS if name in held}
+    if rule.jump:
+        own["thresholds"] = Parameter.of(held["threshold"], torch.float32)
     weights = replace(weights, **own)
     if rule.over_batch:
         weights = replace(weights, threshold=held["threshold"].clone())

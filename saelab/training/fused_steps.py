@@ -41,7 +41,11 @@ class FusedSteps:
             config.clip_norm,
             ties=config.ties,
             adam=AdamRules(
-                (config.adam_beta1, config.adam_beta2), config.adam_eps, config.weight_decay
+                (config.adam_beta1, config.adam_beta2),
+                config.adam_eps,
+                config.weight_decay,
+                getattr(torch, config.moments),
+                config.seed,
             ),
         )
         self.step = FusedStep(sae, options, device)

@@ -199,6 +199,11 @@ def choose_steps(
             f"--ties float32 needs the fused step, and there is none: {problem}; leave it "
             "out, or take --precision float32, where nothing is rounded."
         )
+    if config.moments != "float32":
+        raise UsageError(
+            f"--moments {config.moments} needs the fused step, and there is none: {problem}; leave "
+            "it out."
+        )
     return AutogradSteps(config, sae, device)
 
 

@@ -14,13 +14,18 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from saelab.kernels.exchange import LatentExchange
+from saelab.kernels.rules import FusedRule
 from saelab.kernels.triton.step import aux_k
+from saelab.kernels.triton.step.gradients import Sums
+from saelab.kernels.triton.step.rules import AdamRules, Launch, Rules
+from saelab.kernels.triton.step.step import Step
 from saelab.kernels.triton.weights import Weights
 
 TARGET = GPUTarget("cuda", 90, 32)
 TYPES = {
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
+    torch.float64: "*fp64",
     torch.int8: "*i8",
     torch.int16: "*i16",
     torch.int32: "*i32",
@@ -29,24 +34,30 @@ TYPES = {
 done = set()
 
 
-def compile_it(kernel, *given, grid, warmup=False, num_warps=4, **named):
+def type_of(value):
+    """An argument's type, as a launch decides it."""
+    if isinstance(value, torch.Tensor):
+        return TYPES[value.dtype]
+    if isinstance(value, float):
+        return "fp32"
+    return "i32" if value < 2**31 else "i64"
+
+
+def compile_it(kernel, *given, grid, warmup=False, num_warps=4, num_stages=3, **named):
     """In place of a launch: compile the kernel for these arguments, once."""
     assert grid
     assert not warmup
     values = inspect.signature(kernel.fn).bind(*given, **named).arguments
     constants = {p.name: values[p.name] for p in kernel.params if p.is_constexpr}
-    types = {
-        name: TYPES[value.dtype] if isinstance(value, torch.Tensor) else "i64"
-        for name, value in values.items()
-        if name not in constants
-    }
+    types = {name: type_of(value) for name, value in values.items() if name not in constants}
     key = kernel.fn.__name__, tuple(types.values()), tuple(constants.items())
     if key not in done:
         done.add(key)
         signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
         places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
         source = ASTSource(fn=kernel, signature=signature, constexprs=places)
-        triton.compile(source, target=TARGET, options={"num_warps": num_warps})
+        options = {"num_warps": num_warps, "num_stages": num_stages}
+        triton.compile(source, target=TARGET, options=options)
         sys.stdout.write(f"{kernel.fn.__name__}\n")
 
 
@@ -64,9 +75,29 @@ def run_aux_k(dtype, read_at, *, signed, usage=None):
     step.run(z, x, x)
 
 
+def run_update(dtype, moments, *, tied):
+    """The pass that moves the weights, with moments of this dtype."""
+    batch, d, m, k = 4, 24, 40, 2
+    ones = torch.ones
+    W_enc = None if tied else ones(d, m)
+    w = Weights.start(W_enc, ones(m), ones(m, d), ones(d), dtype, moments)
+    rule = FusedRule(k=k, tied=tied)
+    rules = Rules(rule, 1.0, AdamRules(moments=moments), clip_norm=1.0)
+    step = Step(w, rules, batch, Launch(), LatentExchange())
+    codes, first = step.codes, torch.zeros(m + 1, dtype=torch.int32)
+    out = codes.residual
+    rows = out.residual, step.offset.centred
+    pieces = first, ones(1, 2 * d), ones(1, 3)
+    given = codes.values, out.gradient, codes.error_rows
+    step.update(Sums(first, first, *given, *rows, *pieces), None)
+
+
 if __name__ == "__main__":
     JITFunction.run = compile_it
     used = SimpleNamespace(underused=torch.zeros(40, dtype=torch.bool))
     for dtype in (torch.float32, torch.bfloat16):
         run_aux_k(dtype, 0, signed=False)
         run_aux_k(dtype, 10**9, signed=True, usage=used)
+        for moments in (torch.float32, torch.bfloat16):
+            for tied in (False, True):
+                run_update(dtype, moments, tied=tied)

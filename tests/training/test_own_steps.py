@@ -16,6 +16,7 @@ OTHER = {
     "lr": 1e-3, "warmup_steps": 3, "warmup_shape": "cosine", "initial_lr_fraction": 0.1,
     "schedule": "cosine", "decay_fraction": 0.3, "final_lr_fraction": 0.1, "clip_norm": None,
     "adam_beta1": 0.5, "adam_beta2": 0.5, "adam_eps": 1e-3, "weight_decay": 0.1,
+    "moments": "bfloat16",
 }  # fmt: skip
 
 

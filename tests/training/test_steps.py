@@ -108,6 +108,10 @@ def test_a_checkpoint_of_the_other_way_is_refused(small_store, tmp_path):
         ({}, "needs a CUDA device"),
         ({"sae": {"variant": "topk", "d_sae": 600, "k": 520}}, "k=520"),
         ({"ties": "float32", "precision": "bfloat16", "step": "auto"}, "--ties float32"),
+        (
+            {"moments": "bfloat16", "step": "auto"},
+            "--moments bfloat16 needs the fused step, and there is none: it needs a CUDA device",
+        ),
     ],
 )
 def test_asking_for_kernels_where_there_are_none_is_refused(

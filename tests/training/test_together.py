@@ -193,15 +193,21 @@ def test_after_a_kill_all_end_and_the_same_command_continues(small_store, tmp_pa
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("replicas", [1, 2])
-@pytest.mark.parametrize("variant", ["topk", "batch-topk", "matryoshka", "jumprelu"])
+@pytest.mark.parametrize(
+    ("variant", "more"),
+    [
+        *((name, []) for name in ("topk", "batch-topk", "matryoshka", "jumprelu")),
+        ("topk", ["--moments=bfloat16"]),
+    ],
+)
 def test_the_fused_step_continues_too_in_as_many_processes_or_another_number(
-    small_store, tmp_path, variant, replicas
+    small_store, tmp_path, variant, more, replicas
 ):
     interpreted = {"TRITON_INTERPRET": "1"}
     options = {"n_tokens": 40, "batch_size": 4, "checkpoint_every": 3, "clip_norm": 0.5}
     given = base(small_store) | options | {"dead_after": 8, "step": "fused"}
     rest = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
-    command = ["train", variant, "--d-sae=33", "--k=4", *rest, "--device=cpu"]
+    command = ["train", variant, "--d-sae=33", "--k=4", *rest, *more, "--device=cpu"]
     whole, out = tmp_path / "whole", tmp_path / "out"
     both = [*command, f"--replicas={replicas}"]
     codes, said = Launch([*both, f"--out={whole}"], 2, **interpreted).end()

@@ -12,7 +12,10 @@ from saelab.kernels.torch.zipf import Usage
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter in float32 with Adam's moments, and its copy in the products' dtype."""
+    """A parameter in float32 with Adam's moments, and its copy in the products' dtype.
+
+    The moments are float32; those of the latents' rows may be bfloat16.
+    """
 
     value: Float[Tensor, "*shape"]
     m: Float[Tensor, "*shape"]
@@ -20,12 +23,18 @@ class Parameter:
     copy: Float[Tensor, "*shape"]
 
     @classmethod
-    def of(cls, value: Float[Tensor, "*shape"], dtype: torch.dtype) -> "Parameter":
+    def of(
+        cls,
+        value: Float[Tensor, "*shape"],
+        dtype: torch.dtype,
+        moments: torch.dtype = torch.float32,
+    ) -> "Parameter":
         """The parameter before the first step, in memory of its own."""
         value = value.detach().float().clone(memory_format=torch.contiguous_format)
         # A copy even if the dtypes agree, since the kernels write both.
         copy = value.to(dtype, copy=True)
-        return cls(value, torch.zeros_like(value), torch.zeros_like(value), copy)
+        m, v = (torch.zeros_like(value, dtype=moments) for _ in range(2))
+        return cls(value, m, v, copy)
 
     @property
     def all(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -118,18 +127,18 @@ class Weights:
         W_dec: Float[Tensor, "d_sae d_out"],
         b_dec: Float[Tensor, " d_out"],
         dtype: torch.dtype,
-        thresholds: Float[Tensor, " d_sae"] | None = None,
+        moments: torch.dtype = torch.float32,
     ) -> "Weights":
-        """These weights before the first step; copies have dtype `dtype`.
+        """These weights before the first step; copies have dtype `dtype`, the rows' moments theirs.
 
         Without W_enc, W_dec's transpose encodes, and atoms are not scaled.
         """
-        dec = Parameter.of(W_dec, dtype)
+        dec = Parameter.of(W_dec, dtype, moments)
         scale = 1 / dec.value.norm(dim=1).clamp_min(1e-12)
         one = torch.zeros(1, dtype=torch.float64, device=W_dec.device)
         return cls(
             dec,
-            dec if W_enc is None else Parameter.of(W_enc.T, dtype),
+            dec if W_enc is None else Parameter.of(W_enc.T, dtype, moments),
             Parameter.of(b_enc, dtype),
             Parameter.of(b_dec, dtype),
             torch.ones_like(scale) if W_enc is None else scale,
@@ -137,5 +146,4 @@ class Weights:
             one,
             one.clone(),
             one.new_full((), torch.nan, dtype=torch.float32),
-            None if thresholds is None else Parameter.of(thresholds, torch.float32),
         )

@@ -1,11 +1,13 @@
 """JumpReLU's codes by latent, and the sums over the window, against dense torch."""
 
+from dataclasses import replace
+
 import torch
 from kernels.triton_device import DEVICE
 
 from saelab.kernels.triton.codes.jump import JumpCodes, JumpRules
 from saelab.kernels.triton.select.rows import PreActs
-from saelab.kernels.triton.weights import Weights
+from saelab.kernels.triton.weights import Parameter, Weights
 
 BATCH, D_IN, D_SAE, WIDTH = 6, 3, 7, 0.6
 
@@ -15,7 +17,8 @@ def filled(room=64):
     W_dec = torch.randn(D_SAE, D_IN, generator=generator).to(DEVICE)
     thresholds = torch.rand(D_SAE, generator=generator).to(DEVICE)
     zeros = W_dec.new_zeros(D_SAE), W_dec.new_zeros(D_IN)
-    weights = Weights.start(W_dec.T.clone(), zeros[0], W_dec, zeros[1], torch.float32, thresholds)
+    weights = Weights.start(W_dec.T.clone(), zeros[0], W_dec, zeros[1], torch.float32)
+    weights = replace(weights, thresholds=Parameter.of(thresholds, torch.float32))
     x = torch.randn(BATCH, D_IN, generator=generator).to(DEVICE)
     pre_acts = torch.randn(BATCH, D_SAE, generator=generator).to(DEVICE)
     codes = JumpCodes.empty(x, D_SAE, JumpRules(WIDTH, None)).with_room(room)

@@ -17,22 +17,47 @@ from torch import Tensor
 
 from saelab.kernels.sizes import ceil_div
 from saelab.kernels.triton.step.gradients import columns_of, latent_gradients, program_part
+from saelab.kernels.triton.step.rounding import random_words, stochastic_round
 from saelab.kernels.triton.step.rules import AdamRules
 from saelab.kernels.triton.weights import Parameter, Weights
 
 
 @triton.jit
 @no_type_check
-def _adam(p, g, moments, at, mask, rates, B1: tl.constexpr, B2: tl.constexpr, EPS: tl.constexpr):
-    """The parameter after torch.optim.Adam's step; both moments are written."""
+def _words(moments, draw, latent, chunk, COLUMNS: tl.constexpr):
+    """Random words for both rows of a latent; nothing where no moment is rounded."""
+    if moments.dtype.element_ty == tl.bfloat16:
+        return random_words(draw, latent, chunk, COLUMNS)
+    else:  # noqa: RET505 - Triton compiles what follows a return.
+        return 0, 0
+
+
+@triton.jit
+@no_type_check
+def _store_moment(to, value, word, mask):
+    if to.dtype.element_ty == tl.bfloat16:
+        value = stochastic_round(value, word)
+    tl.store(to, value, mask=mask, eviction_policy="evict_first")
+
+
+@triton.jit
+@no_type_check
+def _adam(
+    p, g, moments, word, at, mask, rates, B1: tl.constexpr, B2: tl.constexpr, EPS: tl.constexpr
+):
+    """The parameter after torch.optim.Adam's step; both moments are written.
+
+    In bfloat16 each is rounded by a half of the random word; the parameter moves by the moments
+    before rounding.
+    """
     step_size = tl.load(rates)
     correction = tl.load(rates + 1)
-    m = tl.load(moments[0] + at, mask=mask, other=0.0, eviction_policy="evict_first")
-    v = tl.load(moments[1] + at, mask=mask, other=0.0, eviction_policy="evict_first")
+    m = tl.load(moments[0] + at, mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
+    v = tl.load(moments[1] + at, mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
     m += (1 - B1) * (g - m)
     v = B2 * v + (1 - B2) * g * g
-    tl.store(moments[0] + at, m, mask=mask, eviction_policy="evict_first")
-    tl.store(moments[1] + at, v, mask=mask, eviction_policy="evict_first")
+    _store_moment(moments[0] + at, m, word, mask)
+    _store_moment(moments[1] + at, v, word >> 16, mask)
     return p - step_size * m / (tl.sqrt(v) / correction + EPS)
 
 
@@ -50,7 +75,7 @@ def _step_scalars(
 ):
     """A latent's bias, and the number of tokens since it fired."""
     bias, bias_m, bias_v, copy, since_fired = state
-    b = _adam(tl.load(bias + at), g, (bias_m, bias_v), at, at < m, rates, B1, B2, EPS)
+    b = _adam(tl.load(bias + at), g, (bias_m, bias_v), 0, at, at < m, rates, B1, B2, EPS)
     tl.store(bias + at, b)
     tl.store(copy + at, b)
     age = tl.load(since_fired + at) + batch
@@ -92,6 +117,10 @@ def step_kernel(
     more_scalars,
     slope,
     rates,
+    step,
+    seed,
+    first_latent,
+    every,
     clip,
     factor,
     batch,
@@ -116,7 +145,8 @@ def step_kernel(
     """Both rows of LATENTS latents, one after the other, on one chunk of columns.
 
     If they are one row (TIED), it is the decoder's. `to_input` receives the gradients that the
-    encoder's biases send to its input, summed over latents.
+    encoder's biases send to its input, summed over latents. `step`, `seed`, `first_latent` and
+    `every` are those of `random_words`, for moments in bfloat16; else they are not read.
     """
     group, chunk = program_part(m, LATENTS)
     chunks = tl.cdiv(tl.maximum(d, d_in), COLUMNS)
@@ -131,11 +161,10 @@ def step_kernel(
         u = w
         if not TIED:
             u = tl.load(enc + to, mask=reads, other=0.0, eviction_policy="evict_first")
-        extra = (slots, more_dec, more_enc, more_scalars, slope)
         to_dec, to_enc, to_bias, radial, fired = latent_gradients(
             (order, offsets), (values, gradient, error_rows), (errors, inputs),
-            (first, sums, scalars), extra, latent, column, inside, reads, factor,
-            d, d_in, k, GROUPS, PAIRS, EXTRA, SQUARE, TIED,
+            (first, sums, scalars), (slots, more_dec, more_enc, more_scalars, slope),
+            latent, column, inside, reads, factor, d, d_in, k, GROUPS, PAIRS, EXTRA, SQUARE, TIED,
         )  # fmt: skip
         through += to_bias * u
         to_dec -= radial * w
@@ -147,10 +176,11 @@ def step_kernel(
         if DECAY:
             w *= tl.load(rates + 2)
             u *= tl.load(rates + 2)
-        w = _adam(w, to_dec, (dec_m, dec_v), at, inside, rates, B1, B2, EPS)
+        for_dec, for_enc = _words(dec_m, (step, seed, first_latent, every), latent, chunk, COLUMNS)
+        w = _adam(w, to_dec, (dec_m, dec_v), for_dec, at, inside, rates, B1, B2, EPS)
         _store_row(dec, dec_copy, at, w, inside)
         if not TIED:
-            u = _adam(u, to_enc, (enc_m, enc_v), to, reads, rates, B1, B2, EPS)
+            u = _adam(u, to_enc, (enc_m, enc_v), for_enc, to, reads, rates, B1, B2, EPS)
             _store_row(enc, enc_copy, to, u, reads)
         tl.store(norms + latent * chunks + chunk, tl.sum(tl.where(inside, w * w, 0.0)))
         if chunk == 0:
@@ -197,7 +227,7 @@ def vector_kernel(
     if CLIP:
         g *= tl.load(clip)
     value = tl.load(p + at, mask=inside, other=0.0)
-    value = _adam(value, g, (moments_m, moments_v), at, inside, rates, B1, B2, EPS)
+    value = _adam(value, g, (moments_m, moments_v), 0, at, inside, rates, B1, B2, EPS)
     tl.store(p + at, value, mask=inside)
 
 

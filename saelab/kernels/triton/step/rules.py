@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from saelab.kernels.rules import FusedRule, Ties
 from saelab.kernels.sizes import ceil_div, power_of_two
 from saelab.kernels.torch.pairs import SLICE, LatentPairs, Slices
@@ -18,11 +20,15 @@ class AdamRules:
         eps: added to the root of the second moment.
         weight_decay: this times the learning rate is the share that both matrices lose per step;
             biases and thresholds lose nothing.
+        moments: dtype of the latents' rows' moments; in bfloat16 they are rounded at random.
+        seed: of the rounding.
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 6.25e-10
     weight_decay: float = 0.0
+    moments: torch.dtype = torch.float32
+    seed: int = 0
 
     @property
     def constants(self) -> dict[str, float]:

@@ -74,6 +74,9 @@ class Step:
         jump = self.rule.jump
         self.thresholds = None if jump is None else Thresholds(weights.learned, jump, batch)
         self.share, self.rates = weights.scale.new_ones(1), weights.scale.new_empty(3)
+        shard = exchange.shard
+        latents = (0, 1) if shard is None else (shard.rank, shard.size)
+        self.draw = weights.step, rules.adam.seed % 2**32, *latents
         self.chunks = ceil_div(widest, self.launch.columns)
         self.norms = weights.scale.new_empty(m, self.chunks)
         self.to_input = weights.scale.new_empty(ceil_div(m, self.launch.latents), d_in)
@@ -237,9 +240,9 @@ class Step:
         since = tokens_since(*kept, w.since_fired, self.n_rows) if wider else None
         step_kernel[(len(self.to_input) * self.chunks,)](
             *sums, w.scale, self.norms, *w.dec.all, *w.enc.all, *w.b_enc.all, w.since_fired,
-            self.to_input, *more, self.rates, self.share, self.factor, self.n_rows,
-            len(self.norms), *self._widths, LATENTS=self.launch.latents, EXTRA=extra is not None,
-            CLIP=self._clips, DECAY=self.rules.adam.weight_decay > 0,
+            self.to_input, *more, self.rates, *self.draw, self.share, self.factor,
+            self.n_rows, len(self.norms), *self._widths, LATENTS=self.launch.latents,
+            EXTRA=extra is not None, CLIP=self._clips, DECAY=self.rules.adam.weight_decay > 0,
             **self.rules.adam.constants, **self._shape,
         )  # fmt: skip
         if since is not None:
