@@ -168,8 +168,10 @@ def _plan(d_sae: int, time: float, setting: BudgetSetting, pace: Pace) -> _Plan:
     fused = pace.kernels and rule is not None and setting.d_in == setting.d_out
     half = setting.given.get("half", fused)
     batch = setting.given.get("batch_size", LARGEST_BATCH)
+    moments = setting.given.get("moments", "float32")
     while True:
-        shape = StepShape(setting.d_in, d_sae, math.ceil(k or usual_k(setting.d_in)), batch)
+        active = math.ceil(k or usual_k(setting.d_in))
+        shape = StepShape(setting.d_in, d_sae, active, batch, moments=moments)
         parts = pace.step_parts(
             shape,
             setting.variant,
@@ -187,7 +189,7 @@ def _plan(d_sae: int, time: float, setting: BudgetSetting, pace: Pace) -> _Plan:
             break
         batch //= 2
     width, rule = setting.d_in + setting.d_out, rule if fused else None
-    memory = state_bytes(one_matrix(rule, width) * d_sae, fused=fused)
+    memory = state_bytes(one_matrix(rule, width) * d_sae, fused=fused, moments=moments)
     memory += step_bytes(batch, d_sae, width, fused=fused)
     memory += pursuit_bytes(rule, batch, d_sae, setting.d_in, 2 if half else 4)
     return _Plan(d_sae, k, batch, half, step, memory, affordable, int(tokens))

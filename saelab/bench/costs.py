@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from saelab.activations import POOL_ROWS
+from saelab.activations.format import Dtype
 from saelab.bench.machine import StepShape
 from saelab.bench.pace import USABLE, Pace
 from saelab.config import UsageError
@@ -66,6 +67,7 @@ class Work:
     products: int = 1
     rule: FusedRule | None = None
     replicas: int = 1
+    moments: Dtype = "float32"
 
     @property
     def kernels(self) -> bool:
@@ -199,7 +201,7 @@ def step_parts(job: Work, fleet: Fleet, shards: int, width: int) -> dict[str, fl
     of `saelab.kernels.exchange.received`.
     """
     pace, d, m = fleet.pace, width // 2, -(-job.sae.d_sae // shards)
-    size = StepShape(d, m, -(-job.k // shards), job.batch_size)
+    size = StepShape(d, m, -(-job.k // shards), job.batch_size, moments=job.moments)
     fused = pace.kernels and job.kernels
     found = pace.step_parts(
         size,
@@ -243,9 +245,7 @@ def model_memory(job: Work, contexts: int = CONTEXTS) -> Bytes:
 
 def live_memory(job: Work, own: int, every: int, gpus: int) -> Bytes:
     """Bytes of live activations on a GPU with `own` SAEs, of `every` that a pass feeds."""
-    widest, size = max(job.widths), job.number
-    if not job.targets:
-        widest //= 2
+    widest, size = max(job.widths) // (1 if job.targets else 2), job.number
     captured = (2 if gpus == 1 else 4) * CONTEXTS * job.length * every * widest * size
     batch = 8 * job.batch_size * own * widest
     pool = POOL_ROWS * own * widest * size
@@ -256,11 +256,12 @@ def sae_memory(job: Work, pace: Pace, shards: int, n: int = 1) -> Bytes:
     """Bytes on one GPU of `n` SAEs of the widest site that so many GPUs share each."""
     width, m, fused = max(job.widths), -(-job.sae.d_sae // shards), pace.kernels and job.kernels
     rule, batch = job.rule if fused else None, job.batch_size
+    held = state_bytes(one_matrix(rule, width) * m, fused=fused, moments=job.moments)
     beside = n * pursuit_bytes(rule, batch, m, width // 2, job.number)
     # Every SAE that kernels train keeps its pre-activations for itself.
     kept = (n - 1) * fused * job.number * batch * m
     return {
-        "weights and moments": n * state_bytes(one_matrix(rule, width) * m, fused=fused),
+        "weights and moments": n * held,
         **({"stored gradients": GRADS * width * m} if fused and job.replicas > 1 else {}),
         "step": kept + beside + step_bytes(batch, m, width, fused=fused),
         "code and kept memory": AT_REST,

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -11,6 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
+
+from saelab.activations.dtypes import itemsize
+from saelab.activations.format import Dtype
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class StepShape:
         k: active latents per row.
         batch: rows per batch.
         dead: share of the latents that are dead, which AuxK revives.
+        moments: dtype of Adam's moments.
     """
 
     d_in: int
@@ -30,11 +34,17 @@ class StepShape:
     k: int
     batch: int = 8192
     dead: float = 0.0
+    moments: Dtype = field(default="float32", kw_only=True)
+
+    @property
+    def kind(self) -> str:
+        """What is not as usual, to be added to a name; often empty."""
+        dead = f", {self.dead:.3g} dead" if self.dead else ""
+        return dead + (f", {self.moments} moments" if self.moments != "float32" else "")
 
     @override
     def __str__(self) -> str:
-        dead = f", {self.dead:.3g} dead" if self.dead else ""
-        return f"{self.d_in}/{self.d_sae}/{self.k} batch {self.batch}{dead}"
+        return f"{self.d_in}/{self.d_sae}/{self.k} batch {self.batch}{self.kind}"
 
 
 SPARSE = 5
@@ -52,10 +62,12 @@ class Rates:
     def parts(self, shape: StepShape, products: int = 1, matrices: int = 2) -> dict[str, float]:
         """Seconds of the parts of a TopK step by kernels alone; the first three are its floor."""
         pre_acts = products * shape.batch * shape.d_sae
+        # The weight and both moments are read and written, a bfloat16 copy is written.
+        weight = 10 + 4 * itemsize(shape.moments)
         return {
             "encoder's product": 2 * pre_acts * shape.d_in / self.matmul,
             "pre-activations": 4 * pre_acts / self.copy,
-            "weights and moments": 26 * matrices * shape.d_in * shape.d_sae / self.copy,
+            "weights and moments": weight * matrices * shape.d_in * shape.d_sae / self.copy,
             "sparse codes": SPARSE * shape.batch * shape.k * shape.d_in / self.copy,
         }
 
@@ -64,7 +76,7 @@ class Rates:
 
         It counts the encoder's products, bfloat16 pre-activations of each written and read once,
         and 26 bytes per weight of both matrices, or of the only one: float32 weight and moments
-        read and written, and a bfloat16 copy.
+        read and written, and a bfloat16 copy; 18 with moments in bfloat16.
         """
         parts = self.parts(shape, products, matrices)
         return sum(parts.values()) - parts["sparse codes"]

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from saelab.cli.options import Metavar
 from saelab.cli.parse import parse
-from saelab.config import MAX_D_SAE, Config, Heading
+from saelab.config import MAX_D_SAE, Config, Heading, UsageError
 from saelab.files import check_file
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class PlanArguments(Config):
     """Positions per context of the model."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Dtype of the model and of the large products."""
+    moments: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of Adam's moments, as for `saelab train`."""
     n_eval_tokens: int = Field(default=50_000, gt=0)
     """Tokens that evaluate reads for each SAE."""
     n_feature_tokens: int = Field(default=500_000, gt=0)
@@ -107,7 +109,13 @@ def main(arguments: list[str]) -> int:
         n_evaluated=args.n_eval_tokens,
         n_features=args.n_feature_tokens,
         half=args.precision == "bfloat16",
+        moments=args.moments,
     )
+    if args.moments != "float32" and not (job.kernels and pace.kernels):
+        raise UsageError(
+            f"--moments {args.moments} needs the fused step, and a {args.variant} SAE has none on "
+            f"{pace.name}; leave it out."
+        )
     disk = None if args.disk is None else int(args.disk * 1e9)
     fleet = Fleet(pace, args.gpus, args.per_host, disk)
     found = ways(job, fleet)

@@ -50,7 +50,8 @@ def fill(
     store = ActivationStore(values["activations"])
     site = store.site(values["site"])
     target = store.site(values.get("target_site") or values["site"])
-    given = {name: values[name] for name in ("n_tokens", "batch_size", "lr") if name in values}
+    names = ("n_tokens", "batch_size", "lr", "moments")
+    given = {name: values[name] for name in names if name in values}
     given |= {"d_sae": own["d_sae"]} if "d_sae" in own else {}
     given |= {"half": values["precision"] == "bfloat16"} if "precision" in values else {}
     given["sae"] = {name: value for name, value in own.items() if name != "d_sae"}

@@ -11,6 +11,7 @@ import torch
 
 from saelab.activations import POOL_ROWS
 from saelab.activations.dtypes import itemsize
+from saelab.activations.format import Dtype
 from saelab.activations.live import LiveBatches
 from saelab.config import UsageError
 from saelab.kernels.rules import FusedRule
@@ -34,8 +35,9 @@ GRADS = 4
 STATES = 4
 """Copies of the weights in memory: weights, gradients and Adam's two moments; an average of the
 weights adds one."""
-FUSED = 14
-"""Bytes per weight where kernels alone train: no gradient is stored, but a bfloat16 copy is."""
+FUSED = 6
+"""Bytes per weight where kernels alone train, beside its moments: no gradient is stored, but a
+bfloat16 copy is."""
 DENSE = 4
 """Number of `[batch, d_sae]` tensors in memory at once in a step."""
 TRIED_ROWS = 512
@@ -106,9 +108,12 @@ def _live_seconds(parts: Sequence[Part], batches: LiveBatches) -> float | None:
     return sum(known) + batches.seconds_per_row() * rows if len(known) == len(steps) else None
 
 
-def state_bytes(weights: int, *, fused: bool = False, average: bool = False) -> int:
+def state_bytes(
+    weights: int, *, fused: bool = False, average: bool = False, moments: Dtype = "float32"
+) -> int:
     """Memory of an SAE's weights with all that training keeps for each of them."""
-    return weights * ((FUSED if fused else 4 * STATES) + 4 * average)
+    each = FUSED + 2 * itemsize(moments) if fused else 4 * STATES
+    return weights * (each + 4 * average)
 
 
 def one_matrix(rule: FusedRule | None, width: int) -> int:
@@ -172,7 +177,8 @@ def _kept(config: TrainConfig, d_in: int, d_out: int, device: torch.device, shar
     # Every SAE that kernels train keeps its pre-activations for itself.
     own += number * config.batch_size * m if rule is not None else 0
     own += pursuit_bytes(rule, config.batch_size, m, d_in, number)
-    return own + state_bytes(one_matrix(rule, width) * m, fused=rule is not None, average=average)
+    weights, fused, moments = one_matrix(rule, width) * m, rule is not None, config.moments
+    return own + state_bytes(weights, fused=fused, average=average, moments=moments)
 
 
 def _stepping(

@@ -8,8 +8,11 @@ from saelab.bench.machine import DenseStep, Rates, StepShape, measure_rates
 
 def test_the_floor_is_the_product_and_the_bytes_at_the_machines_rates():
     # By hand: 412.3 GFLOP; 1.074 GB of pre-activations; 1.309 GB of weights and moments.
-    floor = Rates(matmul=798e12, copy=3e12).floor(StepShape(768, 32768, 32))
+    rates, half = Rates(matmul=798e12, copy=3e12), StepShape(768, 32768, 32, moments="bfloat16")
+    floor = rates.floor(StepShape(768, 32768, 32))
     assert floor == pytest.approx(0.5167e-3 + 0.3579e-3 + 0.4362e-3, rel=1e-3)
+    # 8 bytes less for each of 50.3 million weights.
+    assert floor - rates.floor(half) == pytest.approx(0.1342e-3, rel=1e-3)
 
 
 def test_rates_are_measured_on_any_device():

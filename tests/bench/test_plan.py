@@ -85,6 +85,16 @@ def test_a_pursuit_takes_what_an_h200_took_with_a_gram_matrix_and_without(d, d_s
     assert (STEPS in parts) == (d_sae <= 32768)
 
 
+def test_moments_in_bfloat16_take_4_bytes_a_weight_less_and_8_less_traffic():
+    fleet, weights = Fleet(pace_of_kind("h200")), 32768 * 1536
+    full, half = job(), job(moments="bfloat16")
+    kept = [sae_memory(j, fleet.pace, 1)["weights and moments"] for j in (full, half)]
+    assert kept == [14 * weights, 10 * weights]
+    parts = [step_parts(j, fleet, 1, 1536) for j in (full, half)]
+    saved = fleet.pace.step * 8 * weights / fleet.pace.rates.copy
+    assert sum(parts[0].values()) - sum(parts[1].values()) == pytest.approx(saved)
+
+
 def test_a_shape_from_the_configuration_is_the_loaded_models(tiny_lm):
     shape, info = model_shape("tiny"), tiny_lm.info
     for name in ("n_layers", "d_model", "n_heads", "d_head", "d_vocab"):
@@ -278,6 +288,7 @@ def test_the_verb_prints_the_ways_and_writes_them(tmp_path, capsys):
         (["--sites", "blocks.0.attn.hook_pattern"], "does not follow from a config.json"),
         (["--sites", "blocks.*.hook_resid_post", "blocks.2.hook_resid_post"], "named twice"),
         (["--kind", "h300"], "is not in the table"),
+        (["--moments", "bfloat16", "--variant", "gated"], "a gated SAE has none on"),
         (["--k", "2000"], "k=2000 exceeds d_sae=1024"),
         (["--d-sae", str(2**40 + 1)], "greater than 0 up to 1,099,511,627,776"),
         (["--context-length", "4096"], "more than the 128 positions"),
