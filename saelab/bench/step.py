@@ -158,6 +158,7 @@ def step_config(
             "batch_size": shape.batch,
             "precision": precision,
             "clip_norm": clip_norm,
+            "moments": shape.moments,
             "dead_after": 10**12,
         }
     )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from saelab.bench.machine import Rates, StepShape
     from saelab.bench.step import StepTimes
+    from saelab.kernels.rules import FusedRule
     from saelab.sae.base import AbstractSAEConfig
     from saelab.training.config import TrainConfig
 
@@ -45,6 +46,8 @@ class StepArguments(Config):
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Dtype of the large products, as for `saelab train`; steps that a variant brings itself (bsc,
     tsc, gsc) are in float32."""
+    moments: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of Adam's moments, as for `saelab train`; bfloat16 is for fused steps."""
     clip_norm: float | None = Field(default=None, gt=0)
     """Largest global gradient norm; default: no clipping."""
     dead: float = Field(default=0, ge=0, lt=1)
@@ -72,7 +75,8 @@ def run(args: StepArguments) -> int:
 
     device = resolve_device(args.device)
     cuda = device.type == "cuda"
-    shapes = [shape_of(text) for text in args.configs or (ON_CUDA if cuda else ON_CPU)]
+    sizes = [shape_of(text) for text in args.configs or (ON_CUDA if cuda else ON_CPU)]
+    shapes = [replace(size, moments=args.moments) for size in sizes]
     if args.dead:
         shapes = [size for shape in shapes for size in (shape, replace(shape, dead=args.dead))]
     _check(args, shapes, device)
@@ -128,6 +132,8 @@ def _check(args: StepArguments, shapes: "Sequence[StepShape]", device: "torch.de
         for shape in shapes:
             config = _config(args, variant, shape).sae
             config.check()
+            if args.moments != "float32":
+                _fused_rule("--moments bfloat16", variant, config, device)
             if args.dead:
                 _check_dead(variant, config, shape.d_in, device)
     for shape in shapes:
@@ -142,13 +148,24 @@ def _check_dead(
 
     if not isinstance(config, AuxKConfig) or not config.n_aux(d_in):
         raise UsageError(f"--dead is for variants with AuxK, and {variant} has none.")
+    if _fused_rule("--dead", variant, config, device).has_one_matrix:
+        raise UsageError(f"--dead cannot silence latents of {variant}: its atoms encode.")
+
+
+def _fused_rule(
+    option: str, variant: str, config: "AbstractSAEConfig", device: "torch.device"
+) -> "FusedRule":
+    """The variant's rule, which this option is for.
+
+    Raises:
+        UsageError: there is none.
+    """
     # What the rule is does not depend on the width.
     kind = device.type
     rule = config.build(8).fused_rule() if kind == "cuda" else f"it needs CUDA, not {kind}"
     if isinstance(rule, str):
-        raise UsageError(f"--dead is for fused steps, and {variant} has none: {rule}.")
-    if rule.has_one_matrix:
-        raise UsageError(f"--dead cannot silence latents of {variant}: its atoms encode.")
+        raise UsageError(f"{option} is for fused steps, and {variant} has none: {rule}.")
+    return rule
 
 
 def _config(args: StepArguments, variant: str, shape: "StepShape") -> "TrainConfig":
@@ -206,7 +223,7 @@ def _values(
 def _print(rates: "Rates", results: "Sequence[StepTimes]") -> None:
     from saelab.console import si
 
-    names = [r.variant + (f", {r.shape.dead:.3g} dead" if r.shape.dead else "") for r in results]
+    names = [r.variant + r.shape.kind for r in results]
     wide = max(17, *map(len, names))
 
     print(

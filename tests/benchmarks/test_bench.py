@@ -61,6 +61,7 @@ def test_a_step_is_compared_with_the_floor_and_with_plain_torch(tmp_path, capsys
         (["--skip"], "--skip is for transcoders"),
         (["--dead", "0.1"], "topk has none: it needs CUDA, not cpu"),
         (["--dead", "0.1", "--variants", "matching-pursuit"], "--dead is for"),
+        (["--moments", "bfloat16"], "--moments bfloat16 is for fused steps, and topk has none"),
         (["--transcoder", "--variants", "k-sparse"], "A k-sparse SAE cannot have another"),
     ],
 )

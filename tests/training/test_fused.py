@@ -370,10 +370,10 @@ def test_a_batch_of_another_size_is_refused():
 
 
 def test_the_time_of_a_step_comes_with_its_parts_beside_the_floor():
-    rates, shape = Rates(matmul=1e9, copy=1e9), StepShape(16, 4, 2, 2)
+    rates, shape = Rates(matmul=1e9, copy=1e9), StepShape(16, 4, 2, 2, moments="bfloat16")
     config = step_config("topk", shape, precision="float32").model_copy(update={"step": "fused"})
     result = time_step(config, shape, rates, torch.device(DEVICE), steps=1)
-    assert result.way == "fused"
+    assert (result.way, config.moments) == ("fused", "bfloat16")
     assert result.ratio == result.seconds / rates.floor(shape)
     assert set(result.stages) == {"encode", "select", "sort", "decode", "update"}
     assert min(result.stages.values()) > 0
