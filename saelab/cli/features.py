@@ -52,8 +52,8 @@ class FeaturesArguments(Config):
     n_silent: int = Field(default=5, gt=0)
     """Contexts without a firing to keep: this many near misses, and this many random ones."""
     near_miss_ranks: int = Field(default=8, ge=0)
-    """Number of latents just below a token's selection that may count as near misses; 0 keeps none
-    and saves a second pass of the encoder."""
+    """Number of latents just below a token's selection that may count as near misses; 0 keeps
+    none."""
     reach: int = Field(default=16, gt=0)
     """Tokens of context on each side of an example's peak."""
     batch_size: Annotated[int, Heading("Machine")] = Field(default=32, gt=0)

@@ -86,6 +86,10 @@ class AbsTopK(AbstractUnitNormSAE[AbsTopKConfig]):
         check_rows(x, self.d_in)
         return largest_of_all(self.affine_encoder(), x, self.config.k, abs_top_k)
 
+    def codes_from(self, pre_acts: Float[Tensor, "batch d_sae"]) -> SparseCodes:
+        """The codes that `encode` makes of rows with these pre-activations."""
+        return abs_top_k(pre_acts, self.config.k)
+
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         pre_acts, codes = self.choose(batch.x, lambda a: self.kept(abs_top_k, a, self.config.k))

@@ -55,14 +55,22 @@ class AbstractBatchSelectionSAE(AbstractUnitNormSAE[AuxKConfigT], abc.ABC):
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
         check_rows(x, self.d_in)
+        self._check_threshold()
+        encoder = self.affine_encoder()
+        if encoder is None:  # of several sites
+            return self.codes_from(self.pre_activations(x))
+        return above_of_all(encoder, x, self.threshold, signed=self.signed)
+
+    def codes_from(self, pre_acts: Float[Tensor, "batch d_sae"]) -> SparseCodes:
+        """The codes that `encode` makes of rows with these pre-activations."""
+        self._check_threshold()
+        return above(pre_acts, self.threshold, signed=self.signed)
+
+    def _check_threshold(self) -> None:
         if bool(self.threshold.isnan().all()):
             raise UsageError(
                 "This SAE has no threshold yet: train it, or call calibrate(rows) on some rows."
             )
-        encoder, threshold = self.affine_encoder(), self.threshold
-        if encoder is None:  # of several sites
-            return above(self.pre_activations(x), threshold, signed=self.signed)
-        return above_of_all(encoder, x, threshold, signed=self.signed)
 
     def encode_some(
         self, x: Float[Tensor, "batch d_in"], latents: Int[Tensor, " some"]

@@ -163,7 +163,13 @@ class CLT(AbstractLayers[CLTConfig]):
         if self.config.selection != "topk":
             return super().encode(x)
         check_rows(x, self.d_in)
-        return self._top_k(self.pre_activations(x), self.k)
+        return self.codes_from(self.pre_activations(x))
+
+    @override
+    def codes_from(self, pre_acts: Float[Tensor, "batch d_sae"]) -> SparseCodes:
+        if self.config.selection != "topk":
+            return super().codes_from(pre_acts)
+        return self._top_k(pre_acts, self.k)
 
     def _top_k(self, pre_acts: Float[Tensor, "batch d_sae"], k: float | int) -> SparseCodes:
         return top_k_by_layer(pre_acts, int(k) // self.n_layers, self.n_layers)

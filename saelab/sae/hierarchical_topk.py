@@ -79,6 +79,10 @@ class HierarchicalTopK(AbstractUnitNormSAE[HierarchicalTopKConfig]):
             raise UsageError(f"budget={k} is outside 1 to k={self.config.k}, which was trained.")
         return largest_of_all(self.affine_encoder(), x, k)
 
+    def codes_from(self, pre_acts: Float[Tensor, "batch d_sae"]) -> SparseCodes:
+        """The codes that `encode` makes of rows with these pre-activations."""
+        return top_k(pre_acts, self.config.k)
+
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         pre_acts, codes = self.choose(batch.x, lambda a: top_k(a, self.config.k))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from saelab.kernels.rules import FusedRule, JumpRules, StepValues
-from saelab.pursuit.select import among, nonzero, top_k
+from saelab.pursuit.select import above, among, nonzero, top_k
 from saelab.sae.affine import AffineEncoder
 from saelab.sae.aux_k import AuxKConfig, add_aux_k
 from saelab.sae.base import AbstractSAE
@@ -113,6 +113,10 @@ class JumpReLU(AbstractSAE[JumpReLUConfig]):
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
         check_rows(x, self.d_in)
         return above_of_all(self.affine_encoder(), x, self.threshold)
+
+    def codes_from(self, pre_acts: Float[Tensor, "batch d_sae"]) -> SparseCodes:
+        """The codes that `encode` makes of rows with these pre-activations."""
+        return above(pre_acts, self.threshold)
 
     def encode_some(
         self, x: Float[Tensor, "batch d_in"], latents: Int[Tensor, " some"]

@@ -78,9 +78,11 @@ class KSparse(AbstractSAE[KSparseConfig]):
     @override
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
         check_rows(x, self.d_in)
-        return largest(
-            self.pre_activations(x), round(self.config.k * self.config.inference_multiplier)
-        )
+        return self.codes_from(self.pre_activations(x))
+
+    def codes_from(self, pre_acts: Float[Tensor, "batch d_sae"]) -> SparseCodes:
+        """The codes that `encode` makes of rows with these pre-activations."""
+        return largest(pre_acts, round(self.config.k * self.config.inference_multiplier))
 
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
-from saelab.pursuit.select import nonzero
+from saelab.pursuit.select import above, nonzero
 from saelab.sae.affine import AffineEncoder
 from saelab.sae.base import AbstractSAE, AbstractSAEConfig
 from saelab.sae.checks import check_rows
@@ -90,6 +90,10 @@ class Standard(AbstractSAE[StandardConfig]):
     def encode(self, x: Float[Tensor, "batch d_in"]) -> SparseCodes:
         check_rows(x, self.d_in)
         return above_of_all(self.affine_encoder(), x, x.new_zeros((), dtype=torch.float32))
+
+    def codes_from(self, pre_acts: Float[Tensor, "batch d_sae"]) -> SparseCodes:
+        """The codes that `encode` makes of rows with these pre-activations."""
+        return above(pre_acts, pre_acts.new_zeros(()))
 
     def encode_some(
         self, x: Float[Tensor, "batch d_in"], latents: Int[Tensor, " some"]

@@ -82,6 +82,10 @@ class TopK(AbstractUnitNormSAE[TopKConfig]):
         check_rows(x, self.d_in)
         return largest_of_all(self.affine_encoder(), x, self.config.k)
 
+    def codes_from(self, pre_acts: Float[Tensor, "batch d_sae"]) -> SparseCodes:
+        """The codes that `encode` makes of rows with these pre-activations."""
+        return top_k(pre_acts, self.config.k)
+
     @override
     def training_pass(self, batch: ActivationBatch, context: LossContext) -> TrainingPass:
         k = self.config.k

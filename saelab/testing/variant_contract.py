@@ -24,6 +24,7 @@ from saelab.sae.base import AbstractSAE
 from saelab.sae.context import LossContext
 from saelab.sae.interop.convert import to_foreign
 from saelab.sae.linear import linearize
+from saelab.sae.preselecting import SelectingByThese
 from saelab.sae.storage import load_sae, save_sae
 from saelab.sae.variants import SAE_CONFIG, check_variant
 from saelab.testing.steps import (
@@ -68,6 +69,16 @@ def test_shapes_are_the_promised_ones(sae: AbstractSAE, x: Float[Tensor, "n d_in
     assert len(codes) == len(codes.values) == 64
     assert codes.values.shape == codes.indices.shape
     assert len(made_of(sae, x)) == len(x)
+
+
+def test_codes_follow_from_pre_activations_where_it_says_so(
+    sae: AbstractSAE, x: Float[Tensor, "n d_in"]
+) -> None:
+    if not isinstance(sae, SelectingByThese):  # pyrefly: ignore[unsafe-overlap]
+        pytest.skip("its codes take more than pre-activations")
+    codes, found = sae.encode(x), sae.codes_from(sae.pre_activations(x))
+    assert torch.equal(found.values, codes.values)
+    assert torch.equal(found.indices[found.active], codes.indices[codes.active])
 
 
 def test_the_promised_l0_holds(sae: AbstractSAE, x: Float[Tensor, "n d_in"]) -> None:

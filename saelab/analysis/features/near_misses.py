@@ -1,7 +1,6 @@
 """Latents that almost fired: next after a token's selection, or just below the threshold."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -9,19 +8,12 @@ from torch import Tensor
 
 from saelab.pursuit.select import top_k
 from saelab.sae.base import AbstractSAE
+from saelab.sae.checks import check_rows
+from saelab.sae.preselecting import Preselecting, SelectingByThese
 from saelab.types import SparseCodes
 
 TINY = 1e-30
 """Replaces a threshold of zero, below which there is no positive number."""
-
-
-@runtime_checkable
-class Preselecting(Protocol):
-    """An SAE that selects by a number for every latent."""
-
-    def pre_activations(self, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        """The numbers that it selects by."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -41,17 +33,29 @@ class NearMisses:
     closeness: Float[Tensor, " event"]
 
 
-def near_misses(
-    sae: AbstractSAE, x: Float[Tensor, "batch d_in"], codes: SparseCodes, n: int
-) -> NearMisses | None:
-    """The `n` latents of each row that came closest to firing, if the SAE has pre-activations.
+def codes_and_near_misses(
+    sae: AbstractSAE, x: Float[Tensor, "batch d_in"], n: int
+) -> tuple[SparseCodes, NearMisses | None]:
+    """The codes of each row, and its near misses if `n` are wanted and the SAE has pre-activations.
 
-    Sizes are pre-activations, or magnitudes if the selection compares magnitudes. Sizes at or below
-    zero do not count. It costs a second pass through the encoder.
+    One product with the encoder serves both where the codes follow from the pre-activations.
     """
     if not n or not isinstance(sae, Preselecting):  # pyrefly: ignore[unsafe-overlap]
-        return None
-    pre = sae.pre_activations(x).float()
+        return sae.encode(x), None
+    check_rows(x, sae.d_in)
+    pre = sae.pre_activations(x)
+    codes = sae.codes_from(pre) if isinstance(sae, SelectingByThese) else sae.encode(x)
+    return codes, near_misses(sae, pre.float(), codes, n)
+
+
+def near_misses(
+    sae: AbstractSAE, pre: Float[Tensor, "batch d_sae"], codes: SparseCodes, n: int
+) -> NearMisses:
+    """The `n` latents of each row that came closest to firing, by its pre-activations and codes.
+
+    Sizes are pre-activations, or magnitudes if the selection compares magnitudes. Sizes at or below
+    zero do not count.
+    """
     size = pre.abs() if sae.config.sparsity.by_magnitude else pre
     closeness = size / _bar(sae, codes).clamp_min(TINY)
     active = codes.active

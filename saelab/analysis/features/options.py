@@ -20,7 +20,7 @@ class FeatureOptions:
         n_per_stratum: examples sampled from each stratum.
         n_silent: contexts without a firing: this many near misses, and this many random ones.
         near_miss_ranks: number of latents just below a token's selection that may count as near
-            misses; 0 keeps none and saves the encoder's second pass.
+            misses; 0 keeps none.
         checkpoint_every: tokens between checkpoints; an interrupted pass continues from the last
             one.
     """

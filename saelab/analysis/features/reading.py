@@ -24,7 +24,7 @@ from saelab.analysis.features.codes import (
     RecordedCodes,
     write_shard,
 )
-from saelab.analysis.features.near_misses import NearMisses, near_misses
+from saelab.analysis.features.near_misses import NearMisses, codes_and_near_misses
 from saelab.analysis.features.options import FeatureOptions
 from saelab.config import UsageError
 from saelab.console import progress
@@ -151,8 +151,7 @@ class ShardWriter:
                 codes = codes_of(self.sae, x, torch.tensor(self.latents, device=x.device))
                 near = None
             else:
-                codes = self.sae.encode(x)
-                near = near_misses(self.sae, x, codes, self.options.near_miss_ranks)
+                codes, near = codes_and_near_misses(self.sae, x, self.options.near_miss_ranks)
             self.pieces.append(piece_of(place[i : i + size], codes, near, norms(x)))
         self.text.append(ContextBlock(batch.contexts.tokens, batch.contexts.document))
         self.n_rows += len(batch.x)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from saelab.analysis.features.near_misses import Preselecting, near_misses
+from saelab.analysis.features.near_misses import codes_and_near_misses
+from saelab.sae.preselecting import Preselecting
 from saelab.sae.variants import SAE_CONFIG
 
 D_IN, D_SAE, ROWS = 6, 24, 40
@@ -32,8 +33,7 @@ def threshold(sae):
 @torch.no_grad()
 def test_they_are_the_largest_pre_activations_that_did_not_fire(variant):
     sae, x = build(variant)
-    codes = sae.encode(x)
-    found = near_misses(sae, x, codes, 3)
+    codes, found = codes_and_near_misses(sae, x, 3)
     assert found is not None
     pre, fired = pre_activations(sae, x), codes.dense() != 0
     size = (pre.abs() if variant == "abs-topk" else pre).masked_fill(fired, -1)
@@ -55,8 +55,7 @@ def test_they_are_the_largest_pre_activations_that_did_not_fire(variant):
 def test_they_fire_where_the_bar_is_lowered_to_their_closeness(variant):
     """Closeness 1 would just fire, so it is the share of the smallest firing or the threshold."""
     sae, x = build(variant)
-    codes = sae.encode(x)
-    found = near_misses(sae, x, codes, 5)
+    codes, found = codes_and_near_misses(sae, x, 5)
     assert found is not None
     assert len(found.row)
     assert bool(((found.closeness > 0) & (found.closeness <= 1)).all())
@@ -74,15 +73,15 @@ def test_they_fire_where_the_bar_is_lowered_to_their_closeness(variant):
 @torch.no_grad()
 def test_a_pursuit_has_none_and_none_are_kept_where_none_are_wanted():
     sae, x = build("matching-pursuit")
-    assert near_misses(sae, x, sae.encode(x), 3) is None
+    assert codes_and_near_misses(sae, x, 3)[1] is None
     sae, x = build("topk")
-    assert near_misses(sae, x, sae.encode(x), 0) is None
+    assert codes_and_near_misses(sae, x, 0)[1] is None
 
 
 @torch.no_grad()
 def test_a_threshold_of_zero_has_none():
     sae, x = build("jumprelu")
     threshold(sae).zero_()
-    found = near_misses(sae, x, sae.encode(x), 3)
+    _, found = codes_and_near_misses(sae, x, 3)
     assert found is not None
     assert not len(found.row)
