@@ -56,8 +56,9 @@ class FeaturesArguments(Config):
     none."""
     reach: int = Field(default=16, gt=0)
     """Tokens of context on each side of an example's peak."""
-    batch_size: Annotated[int, Heading("Machine")] = Field(default=32, gt=0)
-    """Contexts per forward pass."""
+    batch_size: Annotated[int | None, Heading("Machine")] = Field(default=None, gt=0)
+    """Contexts per forward pass; default: 32, and on a GPU those of 32,768 positions if they are
+    more."""
     checkpoint_every: int = Field(default=32_768, gt=0)
     """Tokens between checkpoints; an interrupted pass continues from the last checkpoint."""
     seed: Annotated[int, Heading("Examples")] = 0

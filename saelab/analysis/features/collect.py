@@ -130,15 +130,18 @@ def _evidence(
 def collected(run: Run, options: FeatureOptions) -> Features | None:
     """The run's features, if they were collected from these weights with these options.
 
+    The batch size is no matter: by default it depends on the device.
+
     Raises:
         UsageError: features.h5 is damaged.
     """
     if not run.features_path.is_file():
         return None
     features = Features(run.path)
-    facts = features.file.facts
-    wanted = {"options": asdict(options), "sae_sha256": run.weights_sha256}
-    return features if all(facts.get(name) == value for name, value in wanted.items()) else None
+    facts, wanted = features.file.facts, asdict(options)
+    there = facts.get("options")
+    alike = isinstance(there, dict) and wanted == there | {"batch_size": options.batch_size}
+    return features if alike and facts.get("sae_sha256") == run.weights_sha256 else None
 
 
 def massive_rows(

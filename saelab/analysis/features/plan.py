@@ -47,7 +47,7 @@ def features_plan(
     length = corpus.context_length
     seconds, l0 = _tried(run, lm, sae, corpus, latents)
     firings = int(n_tokens * l0)
-    batch = forward_bytes(lm, options.batch_size, length)
+    batch = forward_bytes(lm, options.contexts_at_once(lm.device, length), length)
     rows = rows_at_once(lm.info.d_vocab, lm.device)
     weights = 4 * max(COSINES_AT_ONCE, 3 * rows * lm.info.d_vocab)
     weights += 4 * min(numbers_at_once(lm.device), 2 * ROWS_AT_ONCE * sae.d_sae)

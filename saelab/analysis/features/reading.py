@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -62,6 +62,9 @@ def record_codes(
     """
     corpus = corpus_of(run, host.lm, "train")
     directory = run.path / _directory(latents)
+    # The device decides it, and the pass continues as it began.
+    at_once = options.contexts_at_once(host.lm.device, corpus.context_length)
+    options = replace(options, batch_size=at_once)
     _claim(directory, run, options, latents)
     done = RecordedCodes(directory)
     rest = Rest(corpus, done.n_contexts)
@@ -71,7 +74,7 @@ def record_codes(
     ):
         left = options.n_tokens - done.n_rows
         # A pass killed at its end has read whole batches, so more than was asked for.
-        batches = stream(host, rest, n_tokens=left, batch_size=options.batch_size)
+        batches = stream(host, rest, n_tokens=left, batch_size=at_once)
         for batch in batches if left > 0 else ():
             writer.add(batch, rest.first)
             bar.advance(len(batch.x))

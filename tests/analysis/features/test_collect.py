@@ -12,7 +12,7 @@ from conftest import small_config
 
 from saelab.analysis.features import FeatureOptions, collect_features
 from saelab.analysis.features import reading as reading_module
-from saelab.analysis.features.collect import collect_chosen
+from saelab.analysis.features.collect import collect_chosen, collected
 from saelab.analysis.features.reading import DIRECTORY
 from saelab.analysis.records import Features
 from saelab.config import UsageError
@@ -224,6 +224,18 @@ def test_an_unfinished_pass_with_other_options_is_refused_by_name(copy, random_l
 def test_options_out_of_range_are_refused_by_name(name, value):
     with pytest.raises(UsageError, match=f"{name}={value}"):
         FeatureOptions(**{name: value})
+
+
+def test_a_gpu_reads_more_short_contexts_at_once_unless_told():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    sizes = [FeatureOptions().contexts_at_once(device, 128) for device in (gpu, cpu)]
+    assert sizes == [256, 32]
+    assert FeatureOptions(batch_size=7).contexts_at_once(gpu, 128) == 7
+
+
+def test_features_of_another_batch_size_are_not_collected_again(run, features):
+    assert collected(run, replace(OPTIONS, batch_size=None)) is not None
+    assert collected(run, replace(OPTIONS, reach=2)) is None
 
 
 def test_missing_features_say_what_makes_them(small_run):
