@@ -182,6 +182,8 @@ def feature_arrays(directory: Path, *, signed: bool) -> dict[str, np.ndarray]:
 
     On every token the next latent nearly fires.
     """
+    from analysis.features.cases import tensors
+
     from saelab.analysis.feature_file import pack_vocabulary
     from saelab.analysis.features import FeatureOptions
     from saelab.analysis.features.codes import (
@@ -200,9 +202,10 @@ def feature_arrays(directory: Path, *, signed: bool) -> dict[str, np.ndarray]:
     if signed:
         value[:, 1::4] *= -0.5
     rows = np.arange(tokens.size)
-    fired = Events(rows, tokens.ravel(), value.ravel())
+    fired = Events(*tensors(rows, tokens.ravel(), value.ravel()))
     close = np.full(tokens.size, 0.9, np.float32)
-    near = Events(rows, (tokens.ravel() + 1) % DEAD, 0.9 * np.abs(value.ravel()), close)
+    missed = (tokens.ravel() + 1) % DEAD
+    near = Events(*tensors(rows, missed, 0.9 * np.abs(value.ravel()), close))
     text = ContextBlock(tokens, np.arange(N_CONTEXTS) * 37)
     write_shard(directory / "codes_000000.h5", [Piece(rows, fired, near)], [text], D_SAE)
     options = FeatureOptions(n_examples=N_EXAMPLES, reach=REACH)

@@ -119,6 +119,8 @@ def _evidence(size: Size, draw: np.random.Generator) -> dict[str, ndarray]:
 
 def _codes(size: Size, first: int, n: int, draw: np.random.Generator):
     """The codes of `n` contexts: half of a token's latents are the token's own, half chance."""
+    from analysis.features.cases import tensors
+
     from saelab.analysis.features.codes import ContextBlock, Events, Piece
 
     # Frequencies fall as one over the rank, as words' do.
@@ -133,10 +135,10 @@ def _codes(size: Size, first: int, n: int, draw: np.random.Generator):
     value = draw.gamma(2.0, 0.8, len(row)).astype(np.float32) + 0.05
     missed = draw.integers(0, size.d_sae, rows)
     close = draw.random(rows).astype(np.float32)
-    near = Events(np.arange(rows), missed, close, close)
+    near = Events(*tensors(np.arange(rows), missed, close, close))
     place = first * size.length + np.arange(rows)
     block = ContextBlock(tokens, first + np.arange(n))
-    return [Piece(place, Events(row, latent[once], value), near)], [block]
+    return [Piece(place, Events(*tensors(row, latent[once], value)), near)], [block]
 
 
 def _written(size: Size, draw: np.random.Generator) -> dict[str, ndarray]:

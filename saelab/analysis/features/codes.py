@@ -18,8 +18,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int, Integer, UInt32
+import torch
+from jaxtyping import Float32, Int, Int32, Integer, UInt32
 from numpy import ndarray
+from torch import Tensor
 
 from saelab.analysis.features.firings import (
     Firings,
@@ -46,17 +48,17 @@ NEEDED = {
 
 @dataclass(frozen=True)
 class Events:
-    """Entries of a few rows (firings or near misses), row after row.
+    """Entries of a few rows (firings or near misses), row after row, on the SAE's device.
 
     Attributes:
         row: row of each entry, counted from the first of these rows.
         closeness: closeness of near misses; None for firings.
     """
 
-    row: Int[ndarray, " event"]
-    latent: Int[ndarray, " event"]
-    value: Float32[ndarray, " event"]
-    closeness: Float32[ndarray, " event"] | None = None
+    row: Int32[Tensor, " event"]
+    latent: Int32[Tensor, " event"]
+    value: Float32[Tensor, " event"]
+    closeness: Float32[Tensor, " event"] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Piece:
     place: Int[ndarray, " row"]
     fired: Events
     near: Events | None
-    norm: Float32[ndarray, " row"] | None = None
+    norm: Float32[Tensor, " row"] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,10 @@ class ContextBlock:
 def write_shard(
     path: Path, pieces: Sequence[Piece], text: Sequence[ContextBlock], d_sae: int
 ) -> None:
-    """Write the codes of some consecutive rows, and their contexts."""
+    """Write the codes of some consecutive rows, and their contexts.
+
+    What is on a GPU is sorted there, and comes in a few large copies.
+    """
     place = np.concatenate([piece.place for piece in pieces])
     if len(place) and int(place[-1]) >= MOST_PLACES:
         raise UsageError(
@@ -94,13 +99,13 @@ def write_shard(
         "corpus/tokens": np.concatenate([block.tokens for block in text]).astype(np.int32),
         "corpus/document": np.concatenate([block.document for block in text]).astype(np.int64),
         "row/place": place.astype(np.uint32),
-        "row/start": starts(np.bincount(fired.row, minlength=len(place))),
-        "row/latent": fired.latent.astype(np.uint32),
+        "row/start": _starts(fired.row, len(place)),
+        "row/latent": _array(fired.latent).view(np.uint32),
         **_by_latent(ROWS, fired, d_sae),
     }
     norms = [piece.norm for piece in pieces if piece.norm is not None]
     if len(norms) == len(pieces):
-        arrays["row/norm"] = np.concatenate(norms)
+        arrays["row/norm"] = _array(torch.cat(norms))
     near = [piece.near for piece in pieces if piece.near is not None]
     if near:
         arrays |= _by_latent(NEAR, _joined(near, first), d_sae)
@@ -110,23 +115,34 @@ def write_shard(
 def _joined(parts: list[Events], first: Int[ndarray, " piece"]) -> Events:
     closeness = [part.closeness for part in parts if part.closeness is not None]
     return Events(
-        np.concatenate([part.row + start for part, start in zip(parts, first, strict=True)]),
-        np.concatenate([part.latent for part in parts]),
-        np.concatenate([part.value for part in parts]),
-        np.concatenate(closeness) if closeness else None,
+        torch.cat([part.row + int(start) for part, start in zip(parts, first, strict=True)]),
+        torch.cat([part.latent for part in parts]),
+        torch.cat([part.value for part in parts]),
+        torch.cat(closeness) if closeness else None,
     )
 
 
 def _by_latent(group: str, events: Events, d_sae: int) -> dict[str, ndarray]:
-    order = by_group(events.latent, d_sae)
+    if events.latent.device.type == "cpu":
+        order = torch.from_numpy(by_group(events.latent.numpy(), d_sae))
+    else:
+        order = events.latent.argsort(stable=True)
     arrays = {
-        f"{group}/start": starts(np.bincount(events.latent, minlength=d_sae)),
-        f"{group}/row": events.row[order].astype(np.uint32),
-        f"{group}/value": events.value[order],
+        f"{group}/start": _starts(events.latent, d_sae),
+        f"{group}/row": _array(events.row[order]).view(np.uint32),
+        f"{group}/value": _array(events.value[order]),
     }
     if events.closeness is not None:
-        arrays[f"{group}/closeness"] = events.closeness[order]
+        arrays[f"{group}/closeness"] = _array(events.closeness[order])
     return arrays
+
+
+def _starts(group: Int32[Tensor, " event"], n_groups: int) -> Int[ndarray, " group_plus_1"]:
+    return starts(_array(torch.bincount(group, minlength=n_groups)))
+
+
+def _array(tensor: Tensor) -> ndarray:
+    return tensor.cpu().numpy()
 
 
 class RecordedCodes:

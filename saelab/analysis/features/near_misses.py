@@ -8,7 +8,6 @@ from torch import Tensor
 
 from saelab.pursuit.select import top_k
 from saelab.sae.base import AbstractSAE
-from saelab.sae.checks import check_rows
 from saelab.sae.preselecting import Preselecting, SelectingByThese
 from saelab.types import SparseCodes
 
@@ -42,7 +41,6 @@ def codes_and_near_misses(
     """
     if not n or not isinstance(sae, Preselecting):  # pyrefly: ignore[unsafe-overlap]
         return sae.encode(x), None
-    check_rows(x, sae.d_in)
     pre = sae.pre_activations(x)
     codes = sae.codes_from(pre) if isinstance(sae, SelectingByThese) else sae.encode(x)
     return codes, near_misses(sae, pre.float(), codes, n)
@@ -58,8 +56,10 @@ def near_misses(
     """
     size = pre.abs() if sae.config.sparsity.by_magnitude else pre
     closeness = size / _bar(sae, codes).clamp_min(TINY)
-    active = codes.active
-    closeness[codes.rows()[active], codes.indices[active]] = 0
+    codes = codes.rectangular()
+    # The least of it and zero, since a GPU need not find the active entries first.
+    fired = torch.where(codes.active, 0.0, torch.inf)
+    closeness.scatter_reduce_(1, codes.indices, fired, "amin")
     closest = top_k(closeness, min(n, codes.d_sae))
     row, slot = (closest.values > 0).nonzero(as_tuple=True)
     latent = closest.indices[row, slot]

@@ -8,9 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Float32, Integer
+from jaxtyping import Float, Integer
 from numpy import ndarray
 from torch import Tensor
 
@@ -34,6 +33,7 @@ from saelab.host.host import Host
 from saelab.host.text import TextBatch, corpus_of, stream
 from saelab.lock import check_held
 from saelab.sae.base import AbstractSAE
+from saelab.sae.checks import check_rows
 from saelab.sae.decoder import device_of
 from saelab.sae.in_blocks import codes_of
 from saelab.training.domain import norms
@@ -126,8 +126,8 @@ def _claim(directory: Path, run: Run, options: FeatureOptions, latents: Sequence
 class ShardWriter:
     """Collects codes, and writes a shard when there are enough; a context manager.
 
-    A thread sorts and writes a shard while the next one is read. Its error is raised by the next
-    `commit`, or at the end.
+    Codes stay on the SAE's device until then. A thread sorts and writes a shard while the next one
+    is read. Its error is raised by the next `commit`, or at the end.
     """
 
     directory: Path
@@ -148,6 +148,8 @@ class ShardWriter:
         context, position = batch.mask.cpu().numpy().nonzero()
         place = (context + batch.first + first) * batch.tokens.shape[1] + position
         size = ROWS_AT_ONCE if self.latents else encoded_at_once(self.sae)
+        if len(batch.x):
+            check_rows(batch.x, self.sae.d_in)
         for i in range(0, len(batch.x), size):
             x = batch.x[i : i + size]
             if self.latents:
@@ -196,30 +198,20 @@ def piece_of(
     near: NearMisses | None,
     norm: Float[Tensor, " row"],
 ) -> Piece:
-    """Codes, near misses and norms of some rows as arrays."""
-    active = codes.active
+    """Codes, near misses and norms of some rows, where they are."""
+    # Found once: each search waits for a GPU.
+    active = codes.active.flatten().nonzero().squeeze(1)
     fired = Events(
-        _integers(codes.rows()[active]),
-        _integers(codes.indices[active]),
-        _floats(codes.values[active]),
+        codes.rows().flatten()[active].int(),
+        codes.indices.flatten()[active].int(),
+        codes.values.flatten()[active].float(),
     )
     if near is None:
-        return Piece(place, fired, None, _floats(norm))
+        return Piece(place, fired, None, norm.float())
     missed = Events(
-        _integers(near.row),
-        _integers(near.latent),
-        _floats(near.pre_activation),
-        _floats(near.closeness),
+        near.row.int(), near.latent.int(), near.pre_activation.float(), near.closeness.float()
     )
-    return Piece(place, fired, missed, _floats(norm))
-
-
-def _integers(tensor: Tensor) -> Integer[ndarray, " event"]:
-    return tensor.cpu().numpy().astype(np.int64)
-
-
-def _floats(tensor: Tensor) -> Float32[ndarray, " event"]:
-    return tensor.detach().to("cpu", torch.float32).numpy()
+    return Piece(place, fired, missed, norm.float())
 
 
 def encoded_at_once(sae: AbstractSAE) -> int:

@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from saelab.analysis.features.codes import (
     SHARD,
@@ -81,7 +82,13 @@ def piece(dense: np.ndarray, near: np.ndarray, mask: np.ndarray, part: tuple[int
     return Piece(place, events(fired), events(missed, closeness=True))
 
 
+def tensors(*columns: np.ndarray) -> list[torch.Tensor]:
+    """The fields of `Events`, from integers and floats of any width."""
+    kinds = {"i": torch.int32, "f": torch.float32}
+    return [torch.as_tensor(column, dtype=kinds[column.dtype.kind]) for column in columns]
+
+
 def events(rows: np.ndarray, *, closeness: bool = False) -> Events:
     row, latent = rows.nonzero()
     value = rows[row, latent]
-    return Events(row, latent, value, np.abs(value) if closeness else None)
+    return Events(*tensors(row, latent, value, *([np.abs(value)] if closeness else [])))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from analysis.features.cases import random_case
+from analysis.features.cases import random_case, tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from old_hdf5 import as_before
@@ -59,7 +59,7 @@ def test_ranges_cover_all_latents_once_and_hold_no_more_than_asked(tmp_path, mos
 
 
 def test_text_beyond_what_can_be_numbered_is_refused(tmp_path):
-    none = Events(np.zeros(0, int), np.zeros(0, int), np.zeros(0, np.float32))
+    none = Events(*tensors(np.zeros(0, int), np.zeros(0, int), np.zeros(0)))
     text = ContextBlock(np.zeros((1, 4), int), np.zeros(1, int))
     with pytest.raises(UsageError, match="lower --n-tokens"):
         write_shard(tmp_path / "x.h5", [Piece(np.array([2**32]), none, None)], [text], 3)
