@@ -12,6 +12,7 @@ from saelab.analysis.features.firings import (
     first_of_each,
     largest_first,
     new_groups,
+    spread,
     starts,
 )
 
@@ -61,10 +62,11 @@ def _nearest(
     codes: RecordedCodes, firings: Firings, part: Firings, low: int, high: int
 ) -> tuple[Int[ndarray, "latent n"], Float32[ndarray, "latent n"]]:
     """The nearest latents of `low` to `high`, whose firings are `part`."""
-    asker, other = codes.latents_of(part.row)
+    count, other = codes.latents_of(part.row)
     # Time and memory grow with the pairs that occur, not with the square of the latents.
     d_sae = np.uint32(codes.d_sae)
-    pair = (part.latent - low).astype(np.uint32)[asker] * d_sae + other
+    pair = spread((part.latent - low).astype(np.uint32) * d_sae, count)
+    pair += other
     pair.sort()
     begins = np.flatnonzero(new_groups(pair))
     times = np.diff(begins, append=len(pair)).astype(np.float32)

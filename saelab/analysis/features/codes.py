@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from saelab.analysis.features.firings import (
     by_group,
     owners,
     ragged,
+    spread,
     starts,
 )
 from saelab.config import UsageError
@@ -158,6 +160,7 @@ class RecordedCodes:
                 f"{directory} holds a damaged checkpoint ({error}); delete it and run `saelab "
                 "features` again."
             ) from error
+        self._lock = Lock()
         self.first_row = starts(np.array([len(s["row/place"]) for s in self.shards], dtype=int))
 
     @property
@@ -224,39 +227,45 @@ class RecordedCodes:
         """The near misses of these latents, with their closeness."""
         if not self.has_near_misses:
             return None
-        events, order = self._events(NEAR, first, last)
-        parts = [s["near/closeness"][_span(s, NEAR, first, last)] for s in self.shards]
-        return events, np.concatenate(parts)[order]
+        events, (closeness,) = self._events(NEAR, first, last, "closeness")
+        return events, closeness
 
-    def _events(self, group: str, first: int, last: int) -> tuple[Firings, Int[ndarray, " event"]]:
-        latents, rows, values = [], [], []
-        for shard, first_row in zip(self.shards, self.first_row, strict=False):
-            span = _span(shard, group, first, last)
-            counts = np.diff(shard[f"{group}/start"][first : last + 1])
-            latents.append(owners(counts))
-            rows.append(shard[f"{group}/row"][span].astype(np.int64) + first_row)
-            values.append(shard[f"{group}/value"][span])
-        latent = np.concatenate(latents)
-        order = by_group(latent, last - first)
-        row, value = np.concatenate(rows)[order], np.concatenate(values)[order]
-        return Firings(first, last - first, latent[order], row, value, self.text), order
+    def _events(
+        self, group: str, first: int, last: int, *more: str
+    ) -> tuple[Firings, list[ndarray]]:
+        """The events of these latents, and more of their columns."""
+        start = np.array([shard[f"{group}/start"][first : last + 1] for shard in self.shards])
+        counts = np.diff(start, axis=1)
+        # By latent, then by shard; a loop over both would take longer than all else.
+        begins = starts(counts.ravel())[:-1].reshape(counts.shape)
+        order = ragged(begins.T.ravel(), counts.T.ravel())
+
+        def column(name: str) -> ndarray:
+            spans = zip(self.shards, start[:, 0].tolist(), start[:, -1].tolist(), strict=True)
+            return np.concatenate([shard[f"{group}/{name}"][a:b] for shard, a, b in spans])
+
+        latent = owners(counts.sum(axis=0))
+        row = column("row") + spread(self.first_row[:-1], counts.sum(axis=1))
+        value = column("value")[order]
+        firings = Firings(first, last - first, latent, row[order], value, self.text)
+        return firings, [column(name)[order] for name in more]
 
     def latents_of(
         self, rows: Int[ndarray, " asked"]
-    ) -> tuple[Int[ndarray, " entry"], UInt32[ndarray, " entry"]]:
-        """The latents that fire on each of `rows`: index into `rows`, and latent."""
-        shard_of = np.searchsorted(self.first_row, rows, side="right") - 1
-        order = by_group(shard_of, len(self.shards))
-        ends = starts(np.bincount(shard_of, minlength=len(self.shards)))
-        askers, latents = [], []
-        for i, shard in enumerate(self.shards):
-            mine = order[ends[i] : ends[i + 1]]
-            row = rows[mine] - self.first_row[i]
-            start = shard["row/start"][row]
-            count = shard["row/start"][row + 1] - start
-            askers.append(mine[owners(count)])
-            latents.append(shard["row/latent"][ragged(start, count)])
-        return np.concatenate(askers), np.concatenate(latents)
+    ) -> tuple[Int[ndarray, " asked"], UInt32[ndarray, " entry"]]:
+        """How many latents fire on each of `rows`, and these, row after row."""
+        with self._lock:
+            starts_of, latents = self._by_row
+        start = starts_of[rows]
+        count = starts_of[rows + 1] - start
+        return count, latents[ragged(start, count)]
+
+    @cached_property
+    def _by_row(self) -> tuple[Int[ndarray, " row_plus_1"], UInt32[ndarray, " entry"]]:
+        """Where each row's latents start, and these."""
+        counts = [np.diff(shard["row/start"]) for shard in self.shards]
+        latents = [shard["row/latent"] for shard in self.shards]
+        return starts(np.concatenate(counts)), np.concatenate(latents)
 
 
 def _width(shards: list[Hdf5Arrays]) -> int:
@@ -269,8 +278,3 @@ def _width(shards: list[Hdf5Arrays]) -> int:
         if d_sae != shards[0].facts["d_sae"] or shard.kind("firing/start")[1] != (d_sae + 1,):
             raise UsageError(f"{shard.path} is of another SAE")
     return shards[0].facts["d_sae"] if shards else 0
-
-
-def _span(shard: Hdf5Arrays, group: str, first: int, last: int) -> slice:
-    start = shard[f"{group}/start"]
-    return slice(int(start[first]), int(start[last]))

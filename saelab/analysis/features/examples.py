@@ -13,6 +13,7 @@ from saelab.analysis.features.firings import (
     largest_first,
     new_groups,
     ragged,
+    spread,
     starts,
 )
 from saelab.analysis.features.options import FeatureOptions
@@ -102,7 +103,7 @@ def windows_around(
     value = np.clip(firings.value[around], -LARGEST_HALF, LARGEST_HALF)
     return {
         "count": count,
-        "offset": key[around] - np.repeat(key[events], count),
+        "offset": key[around] - spread(key[events], count),
         "value": value.astype(np.float16),
     }
 

@@ -148,13 +148,23 @@ def ragged(
 
 
 def owners(count: Integer[ndarray, " group"]) -> Int[ndarray, " event"]:
-    """The group of each event of consecutive groups of these sizes.
+    """The group of each event of consecutive groups of these sizes."""
+    return spread(np.arange(len(count)), count)
 
-    As np.repeat of their numbers, which would keep all other threads waiting.
+
+def spread(
+    number: Integer[ndarray, " group"], count: Integer[ndarray, " group"]
+) -> Integer[ndarray, " event"]:
+    """Each group's number, as often as it has events.
+
+    As np.repeat, which would keep all other threads waiting.
     """
-    ends = np.cumsum(count, dtype=np.int64)
-    total = int(ends[-1]) if len(ends) else 0
-    return np.cumsum(np.bincount(ends[ends < total], minlength=total))
+    filled = np.flatnonzero(count)
+    number, ends = number[filled], np.cumsum(count[filled], dtype=np.int64)
+    steps = np.zeros(int(ends[-1]) if len(ends) else 0, dtype=number.dtype)
+    steps[:1] = number[:1]
+    steps[ends[:-1]] = number[1:] - number[:-1]
+    return np.cumsum(steps, dtype=number.dtype)
 
 
 class Lot(IntEnum):
