@@ -20,6 +20,8 @@ from saelab.analysis.features.options import FeatureOptions
 from saelab.analysis.features.statistics import strata_of
 
 LARGEST_HALF = 65504.0
+TRIED = 4
+"""The largest examples are looked for among this many times as many firings first."""
 
 
 def examples(
@@ -44,12 +46,23 @@ def examples(
 
 def extreme(firings: Firings, sign: int, n: int) -> Int[ndarray, "latent n"]:
     """The largest firings of one sign, at most one per context."""
-    side = np.flatnonzero(firings.value * sign > 0)
-    some = firings.take(side)
+    side = firings.value * sign > 0
+    found = _peaks(firings, side & firings.reaching(TRIED * n), n)
+    # More of a latent's firings matter where the largest are in few contexts or of the other sign.
+    lacking = (found[:, -1] < 0) & (firings.counts > TRIED * n)
+    if lacking.any():
+        found[lacking] = _peaks(firings, side & lacking[firings.latent], n)[lacking]
+    return found
+
+
+def _peaks(firings: Firings, among: Bool[ndarray, " event"], n: int) -> Int[ndarray, "latent n"]:
+    """The largest of these firings, at most one per context."""
+    chosen = np.flatnonzero(among)
+    some = firings.take(chosen)
     size = np.abs(some.value)
     best = best_of_visits(some.visit, size)
     found = first_of_each(some.latent[best], largest_first(size[best]), some.n_latents, n)
-    return _at(_at(side, best), found)
+    return _at(_at(chosen, best), found)
 
 
 def at_random(firings: Firings, options: FeatureOptions) -> Int[ndarray, "latent n"]:

@@ -74,6 +74,22 @@ class Firings:
         """The number of firings of each latent."""
         return np.bincount(self.latent, minlength=self.n_latents)
 
+    @cached_property
+    def ascending(self) -> Float32[ndarray, " event"]:
+        """The sizes |value| of each latent's firings, the smallest first."""
+        # Latent and size in one number with the order of the pairs.
+        size = np.abs(self.value).view(np.uint32)
+        packed = np.sort(self.latent.astype(np.uint64) << np.uint64(32) | size)
+        return packed.astype(np.uint32).view(np.float32)
+
+    def reaching(self, n: int) -> Bool[ndarray, " event"]:
+        """The `n` largest firings of each latent, and those of equal size."""
+        if not len(self):
+            return np.zeros(0, dtype=bool)
+        rank = starts(self.counts)[:-1] + np.maximum(self.counts - n, 0)
+        least = self.ascending[np.minimum(rank, len(self) - 1)]
+        return np.abs(self.value) >= least[self.latent]
+
 
 def starts(counts: Integer[ndarray, " group"]) -> Int[ndarray, " group_plus_1"]:
     """The start of each of consecutive groups, and the end of the last."""

@@ -63,15 +63,12 @@ def strata_edges(
 
     They are zero for a latent that never fires.
     """
-    # Latent and size in one number with the order of the pairs.
-    packed = np.sort(firings.latent.astype(np.uint64) << 32 | size.view(np.uint32))
-    ordered = packed.astype(np.uint32).view(np.float32)
     start, count = starts(firings.counts)[:-1, None], firings.counts[:, None]
     rank = count * np.arange(n_strata + 1) // n_strata
     place = start + np.minimum(rank, np.maximum(count - 1, 0))
     fires = np.broadcast_to(count > 0, place.shape)
     edges = np.zeros(place.shape, dtype=np.float32)
-    edges[fires] = ordered[place[fires]]
+    edges[fires] = firings.ascending[place[fires]]
     return edges
 
 
