@@ -11,6 +11,7 @@ from saelab.analysis.features.firings import (
     chance,
     first_of_each,
     largest_first,
+    lowest_of_each,
     new_groups,
     spread,
     starts,
@@ -52,7 +53,7 @@ def _sampled(firings: Firings, seed: int) -> Bool[ndarray, " event"]:
     if len(crowded):
         some = firings.take(crowded)
         lot = chance(seed, Lot.COACTIVE, some.latent + some.first, some.row)
-        chosen = first_of_each(some.latent, lot, some.n_latents, MOST_FIRINGS)
+        chosen = lowest_of_each(some.latent, lot, some.n_latents, MOST_FIRINGS)
         kept[crowded] = False
         kept[crowded[chosen[chosen >= 0]]] = True
     return kept

@@ -7,10 +7,12 @@ from numpy import ndarray
 from saelab.analysis.features.firings import (
     Firings,
     Lot,
+    at,
     best_of_visits,
     chance,
     first_of_each,
     largest_first,
+    lowest_of_each,
     new_groups,
     ragged,
     spread,
@@ -62,13 +64,13 @@ def _peaks(firings: Firings, among: Bool[ndarray, " event"], n: int) -> Int[ndar
     size = np.abs(some.value)
     best = best_of_visits(some.visit, size)
     found = first_of_each(some.latent[best], largest_first(size[best]), some.n_latents, n)
-    return _at(_at(chosen, best), found)
+    return at(at(chosen, best), found)
 
 
 def at_random(firings: Firings, options: FeatureOptions) -> Int[ndarray, "latent n"]:
     """A fair sample of all firings, without replacement."""
     lot = chance(options.seed, Lot.RANDOM, firings.latent + firings.first, firings.row)
-    return first_of_each(firings.latent, lot, firings.n_latents, options.n_examples)
+    return lowest_of_each(firings.latent, lot, firings.n_latents, options.n_examples)
 
 
 def from_strata(
@@ -78,7 +80,7 @@ def from_strata(
     n_strata = options.n_strata
     group = firings.latent * n_strata + strata_of(firings, np.abs(firings.value), edges)
     lot = chance(options.seed, Lot.STRATA, firings.latent + firings.first, firings.row)
-    found = first_of_each(group, lot, firings.n_latents * n_strata, options.n_per_stratum)
+    found = lowest_of_each(group, lot, firings.n_latents * n_strata, options.n_per_stratum)
     return found.reshape(firings.n_latents, n_strata * options.n_per_stratum)
 
 
@@ -134,7 +136,7 @@ def near_miss_examples(
     best = best_of_visits(some.visit, closeness[silent])
     size = closeness[silent][best]
     found = first_of_each(some.latent[best], largest_first(size), some.n_latents, n)
-    chosen = _at(_at(silent, best), found)
+    chosen = at(at(silent, best), found)
     near = np.append(closeness, np.float32(0))[chosen]
     arrays = {**placed(events, chosen), "closeness": near.astype(np.float16)}
     return {f"near_miss/{name}": values for name, values in arrays.items()}
@@ -187,8 +189,3 @@ def _contains(
 ) -> Bool[ndarray, " event"]:
     place = np.searchsorted(numbers, asked)
     return np.append(numbers, -1)[place] == asked
-
-
-def _at(values: Int[ndarray, " n"], indices: Int[ndarray, "*shape"]) -> Int[ndarray, "*shape"]:
-    """`values[indices]`, and -1 where the index is -1."""
-    return np.append(values, -1)[indices]

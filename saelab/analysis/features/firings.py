@@ -128,6 +128,26 @@ def first_of_each(
     return out
 
 
+def lowest_of_each(
+    group: Int[ndarray, " event"], lot: UInt32[ndarray, " event"], n_groups: int, n: int
+) -> Int[ndarray, "group n"]:
+    """As `first_of_each` by random numbers; only those that are low for their group are sorted."""
+    counts = np.bincount(group, minlength=n_groups)
+    # Six standard deviations more than n are expected below it.
+    share = np.minimum((n + 6 * n**0.5 + 16) / np.maximum(counts, 1), 1)
+    low = lot <= (share * (2**32 - 1)).astype(np.uint32)[group]
+    lacking = np.bincount(group[low], minlength=n_groups) < np.minimum(counts, n)
+    if lacking.any():
+        low |= lacking[group]
+    kept = np.flatnonzero(low)
+    return at(kept, first_of_each(group[kept], lot[kept], n_groups, n))
+
+
+def at(values: Int[ndarray, " n"], indices: Int[ndarray, "*shape"]) -> Int[ndarray, "*shape"]:
+    """`values[indices]`, and -1 where the index is -1."""
+    return np.append(values, -1)[indices]
+
+
 def largest_first(size: Float32[ndarray, " event"]) -> UInt32[ndarray, " event"]:
     """A preference for larger non-negative numbers: their bits have the same order."""
     return ~np.ascontiguousarray(size).view(np.uint32)

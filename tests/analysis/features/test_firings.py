@@ -11,6 +11,7 @@ from saelab.analysis.features.firings import (
     chance,
     first_of_each,
     largest_first,
+    lowest_of_each,
     new_groups,
     owners,
     ragged,
@@ -35,6 +36,16 @@ def test_of_each_group_the_smallest_are_kept_and_ties_go_to_the_earlier(seed, si
     for g in range(7):
         mine = sorted(np.flatnonzero(group == g), key=lambda i: (preference[i], i))[:n]
         assert found[g].tolist() == mine + [-1] * (n - len(mine))
+
+
+@settings(max_examples=30)
+@given(seed=seeds, size=st.sampled_from([0, 50, 3000]), lowest=st.sampled_from([0, 2**31]))
+def test_of_each_group_the_lowest_lots_are_those_of_a_full_sort(seed, size, lowest):
+    draw = np.random.default_rng(seed)
+    group = draw.integers(0, 4, size) ** 2
+    lot = draw.integers(lowest, 2**32, size, dtype=np.uint32)
+    expected = first_of_each(group, lot, 10, 3)
+    assert np.array_equal(lowest_of_each(group, lot, 10, 3), expected)
 
 
 @given(st.lists(st.floats(0, 2.0**100, width=32), min_size=2, max_size=20))
