@@ -8,11 +8,14 @@ from saelab.analysis.features.codes import RecordedCodes
 from saelab.analysis.features.firings import (
     Firings,
     Lot,
+    at,
     chance,
+    contenders,
     first_of_each,
     largest_first,
     lowest_of_each,
     new_groups,
+    owners,
     spread,
     starts,
 )
@@ -71,13 +74,20 @@ def _nearest(
     pair.sort()
     begins = np.flatnonzero(new_groups(pair))
     times = np.diff(begins, append=len(pair)).astype(np.float32)
-    asker, other = (part.astype(np.int64) for part in np.divmod(pair[begins], d_sae))
+    pair, askers = pair[begins], np.arange(high - low, dtype=np.uint32)
+    first_pair = np.searchsorted(pair, askers * d_sae)
+    n_pairs = np.diff(first_pair, append=len(pair))
+    asker = owners(n_pairs)
+    other = pair - asker.astype(np.uint32) * d_sae
     own, theirs = firings.counts[low:high].astype(np.float32), codes.counts.astype(np.float32)
     stands_for = own / np.minimum(own, MOST_FIRINGS).clip(1)
     both = np.minimum(times * stands_for[asker], theirs[other])
     jaccard = both / np.maximum(own[asker] + theirs[other] - both, 1)
-    jaccard[other == asker + low + firings.first] = 0
-    size = jaccard[kept := np.flatnonzero(jaccard)]
-    best = first_of_each(asker[kept], largest_first(size), high - low, N_COACTIVE)
-    share = np.append(size, np.float32(0))[best]
-    return np.append(other[kept], -1)[best], share
+    itself = np.searchsorted(pair, askers * d_sae + askers + np.uint32(low + firings.first))
+    jaccard[itself[n_pairs > 0]] = 0
+    kept = contenders(jaccard, n_pairs, N_COACTIVE)
+    found = first_of_each(asker[kept], largest_first(jaccard[kept]), high - low, N_COACTIVE)
+    best = at(kept, found)
+    share = np.append(jaccard, np.float32(0))[best]
+    nearest = np.append(other, np.uint32(0))[best].astype(np.int64)
+    return np.where(share > 0, nearest, -1), share

@@ -128,6 +128,24 @@ def first_of_each(
     return out
 
 
+def contenders(
+    size: Float32[ndarray, " event"], counts: Int[ndarray, " group"], n: int
+) -> Int[ndarray, " kept"]:
+    """Of consecutive groups of these sizes, the events that may be among the `n` largest."""
+    ends = starts(counts)
+    large = np.flatnonzero(counts >= n)
+    # The largest of each of n parts of a group: the least of these is a bound. Behind each group
+    # follows a part without use, up to the next group.
+    cuts = ends[large, None] + counts[large, None] * np.arange(n + 1) // n
+    within = cuts.ravel()[cuts.ravel() < len(size)]
+    peaks = np.full(cuts.size, -np.inf, np.float32)
+    if len(within):
+        peaks[: len(within)] = np.maximum.reduceat(size, within)
+    bound = np.full(len(counts), -np.inf, np.float32)
+    bound[large] = peaks.reshape(cuts.shape)[:, :n].min(axis=1)
+    return np.flatnonzero(size >= bound[owners(counts)])
+
+
 def lowest_of_each(
     group: Int[ndarray, " event"], lot: UInt32[ndarray, " event"], n_groups: int, n: int
 ) -> Int[ndarray, "group n"]:

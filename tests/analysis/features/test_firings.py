@@ -9,6 +9,7 @@ from saelab.analysis.features.firings import (
     best_of_visits,
     by_group,
     chance,
+    contenders,
     first_of_each,
     largest_first,
     lowest_of_each,
@@ -46,6 +47,24 @@ def test_of_each_group_the_lowest_lots_are_those_of_a_full_sort(seed, size, lowe
     lot = draw.integers(lowest, 2**32, size, dtype=np.uint32)
     expected = first_of_each(group, lot, 10, 3)
     assert np.array_equal(lowest_of_each(group, lot, 10, 3), expected)
+
+
+@given(seed=seeds, counts=st.lists(st.integers(0, 30), max_size=6), distinct=st.integers(1, 40))
+def test_the_contenders_of_each_group_include_its_largest_and_ties_with_them(
+    seed, counts, distinct
+):
+    group = np.repeat(np.arange(len(counts)), np.array(counts, dtype=int))
+    size = np.random.default_rng(seed).integers(0, distinct, len(group)).astype(np.float32)
+    kept = set(contenders(size, np.array(counts, dtype=int), 3).tolist())
+    for g in range(len(counts)):
+        mine = np.flatnonzero(group == g)
+        least = np.sort(size[mine])[::-1][:3].min(initial=np.inf)
+        assert kept >= set(mine[size[mine] >= least].tolist())
+
+
+def test_few_of_a_large_group_contend():
+    size = np.random.default_rng(0).random(10_000).astype(np.float32)
+    assert len(contenders(size, np.array([2, 9_998]), 8)) < 100
 
 
 @given(st.lists(st.floats(0, 2.0**100, width=32), min_size=2, max_size=20))
