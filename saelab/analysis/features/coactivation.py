@@ -23,8 +23,9 @@ from saelab.analysis.features.firings import (
 N_COACTIVE = 8
 MOST_FIRINGS = 256
 """For a latent with more firings, this many random ones are used; up to here counts are exact."""
-EVENTS_AT_ONCE = 2**15
-"""Firings whose rows are looked up together; a latent has at most MOST_FIRINGS of them."""
+EVENTS_AT_ONCE = 2**13
+"""Firings whose rows are looked up together; a latent has at most MOST_FIRINGS of them. The system
+hands out memory for more pairs page by page, which all threads wait for."""
 PAIRS = 2**32
 """Pairs of latents that a 32-bit number can tell apart."""
 
@@ -40,12 +41,13 @@ def coactive(codes: RecordedCodes, firings: Firings, seed: int) -> dict[str, nda
     n = firings.n_latents
     latents = np.full((n, N_COACTIVE), -1, dtype=np.int64)
     jaccard = np.zeros((n, N_COACTIVE), dtype=np.float32)
+    theirs = codes.counts.astype(np.float32)
     ends, low = starts(asked.counts), 0
     while low < n:
         high = int(np.searchsorted(ends, ends[low] + EVENTS_AT_ONCE, side="right")) - 1
         high = min(max(high, low + 1), low + PAIRS // codes.d_sae, n)
         part = asked.take(np.arange(ends[low], ends[high]))
-        latents[low:high], jaccard[low:high] = _nearest(codes, firings, part, low, high)
+        latents[low:high], jaccard[low:high] = _nearest(codes, theirs, firings, part, low, high)
         low = high
     return {"coactive/latents": latents, "coactive/jaccard": jaccard}
 
@@ -63,9 +65,17 @@ def _sampled(firings: Firings, seed: int) -> Bool[ndarray, " event"]:
 
 
 def _nearest(
-    codes: RecordedCodes, firings: Firings, part: Firings, low: int, high: int
+    codes: RecordedCodes,
+    theirs: Float32[ndarray, " d_sae"],
+    firings: Firings,
+    part: Firings,
+    low: int,
+    high: int,
 ) -> tuple[Int[ndarray, "latent n"], Float32[ndarray, "latent n"]]:
-    """The nearest latents of `low` to `high`, whose firings are `part`."""
+    """The nearest latents of `low` to `high`, whose firings are `part`.
+
+    `theirs` has the number of firings of every latent.
+    """
     count, other = codes.latents_of(part.row)
     # Time and memory grow with the pairs that occur, not with the square of the latents.
     d_sae = np.uint32(codes.d_sae)
@@ -79,13 +89,13 @@ def _nearest(
     n_pairs = np.diff(first_pair, append=len(pair))
     asker = owners(n_pairs)
     other = pair - asker.astype(np.uint32) * d_sae
-    own, theirs = firings.counts[low:high].astype(np.float32), codes.counts.astype(np.float32)
+    own = firings.counts[low:high].astype(np.float32)
     stands_for = own / np.minimum(own, MOST_FIRINGS).clip(1)
     both = np.minimum(times * stands_for[asker], theirs[other])
     jaccard = both / np.maximum(own[asker] + theirs[other] - both, 1)
     itself = np.searchsorted(pair, askers * d_sae + askers + np.uint32(low + firings.first))
     jaccard[itself[n_pairs > 0]] = 0
-    kept = contenders(jaccard, n_pairs, N_COACTIVE)
+    kept = contenders(asker, jaccard, n_pairs, N_COACTIVE)
     found = first_of_each(asker[kept], largest_first(jaccard[kept]), high - low, N_COACTIVE)
     best = at(kept, found)
     share = np.append(jaccard, np.float32(0))[best]

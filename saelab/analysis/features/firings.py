@@ -129,9 +129,12 @@ def first_of_each(
 
 
 def contenders(
-    size: Float32[ndarray, " event"], counts: Int[ndarray, " group"], n: int
+    group: Int[ndarray, " event"],
+    size: Float32[ndarray, " event"],
+    counts: Int[ndarray, " group"],
+    n: int,
 ) -> Int[ndarray, " kept"]:
-    """Of consecutive groups of these sizes, the events that may be among the `n` largest."""
+    """Of events in the order of their groups, those that may be among the group's `n` largest."""
     ends = starts(counts)
     large = np.flatnonzero(counts >= n)
     # The largest of each of n parts of a group: the least of these is a bound. Behind each group
@@ -143,7 +146,7 @@ def contenders(
         peaks[: len(within)] = np.maximum.reduceat(size, within)
     bound = np.full(len(counts), -np.inf, np.float32)
     bound[large] = peaks.reshape(cuts.shape)[:, :n].min(axis=1)
-    return np.flatnonzero(size >= bound[owners(counts)])
+    return np.flatnonzero(size >= bound[group])
 
 
 def lowest_of_each(

@@ -55,7 +55,7 @@ def test_the_contenders_of_each_group_include_its_largest_and_ties_with_them(
 ):
     group = np.repeat(np.arange(len(counts)), np.array(counts, dtype=int))
     size = np.random.default_rng(seed).integers(0, distinct, len(group)).astype(np.float32)
-    kept = set(contenders(size, np.array(counts, dtype=int), 3).tolist())
+    kept = set(contenders(group, size, np.array(counts, dtype=int), 3).tolist())
     for g in range(len(counts)):
         mine = np.flatnonzero(group == g)
         least = np.sort(size[mine])[::-1][:3].min(initial=np.inf)
@@ -64,7 +64,8 @@ def test_the_contenders_of_each_group_include_its_largest_and_ties_with_them(
 
 def test_few_of_a_large_group_contend():
     size = np.random.default_rng(0).random(10_000).astype(np.float32)
-    assert len(contenders(size, np.array([2, 9_998]), 8)) < 100
+    group = np.repeat([0, 1], [2, 9_998])
+    assert len(contenders(group, size, np.array([2, 9_998]), 8)) < 100
 
 
 @given(st.lists(st.floats(0, 2.0**100, width=32), min_size=2, max_size=20))
