@@ -58,7 +58,7 @@ def test_a_variant_without_k_gets_none():
 @pytest.mark.parametrize(
     ("seconds", "setting", "said"),
     [
-        (13, LARGE, "a sensible run needs"),
+        (9, LARGE, "a sensible run needs"),
         (
             600,
             BudgetSetting("topk", 768, 768, 1000, {}),
