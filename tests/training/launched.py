@@ -19,7 +19,8 @@ class Launch:
         found = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(self.store.port)}
         found |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": str(n), **variables}
         own = [[*arguments, *(other if rank == n - 1 else ())] for rank in range(n)]
-        self.commands = [Command(a, found | {"RANK": str(rank)}) for rank, a in enumerate(own)]
+        ranks = [dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) for rank in range(n)]
+        self.commands = [Command(a, found | r) for a, r in zip(own, ranks, strict=True)]
 
     def end(self):
         """Exit codes, and what all wrote to standard error."""
