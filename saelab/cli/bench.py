@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from saelab.cli.bench_live import LiveArguments, live
 from saelab.cli.bench_road import RoadArguments, travel
 from saelab.cli.bench_scale import ScaleArguments, scale
 from saelab.cli.bench_step import StepArguments, run, write_json
@@ -118,6 +119,7 @@ Measure: the store or a training step against this machine, or the variants side
 """
 CHOICES = {
     "road": "Harvest, train, evaluate and features in turn, each beside its floor.",
+    "live": "A live sweep of a whole model, beside its passes and its SAEs' steps.",
     "store": "Harvesting, writing and reading, against the plain forward pass and the disk.",
     "step": "One optimizer step of any variant, against what the machine allows.",
     "scale": "One SAE's step in 1, 2, ... processes: strong and weak scaling.",
@@ -133,6 +135,8 @@ def main(arguments: list[str]) -> int:
         return run(parse(StepArguments, verb, own))
     if what == "road":
         return travel(parse(RoadArguments, verb, own))
+    if what == "live":
+        return live(parse(LiveArguments, verb, own))
     if what == "scale":
         return scale(parse(ScaleArguments, verb, own), own)
     if what == "store":

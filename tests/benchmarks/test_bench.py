@@ -93,6 +93,33 @@ def test_the_road_is_measured_stage_by_stage_and_a_plan_can_use_it(tmp_path, mon
     assert "Cheapest that fits" in capsys.readouterr().out
 
 
+def test_a_live_sweep_is_measured_beside_its_passes_and_steps(tmp_path, capsys):
+    file, directory = tmp_path / "live.json", tmp_path / "work"
+    directory.mkdir()
+    arguments = [
+        "bench",
+        "live",
+        "--layers",
+        2,
+        "--d-model",
+        64,
+        "--vocabulary",
+        100,
+        "--d-sae",
+        32,
+    ]
+    arguments += ["--k", 4, "--batch-size", 64, "--context-length", 16, "--steps", 8]
+    arguments += ["--directory", directory, "--device", "cpu", "--json", file]
+    assert main([str(argument) for argument in arguments]) == 0
+    assert list(directory.iterdir()) == []
+    times = json.loads(file.read_text())["times"]
+    assert times["n"] == 4
+    parts = {name: times[name] for name in ("live", "passes", "steps")}
+    assert all(seconds > 0 for seconds in parts.values())
+    assert times["ratio"] == parts["live"] / (1.5 * parts["passes"] + parts["steps"])
+    assert "4 SAEs, live" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -5,6 +5,7 @@ graphs and the sums of real sizes: run them on a machine that is new to you.
 """
 
 import signal
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def chosen(variant, rank=0, world=1):
 
     Every set has its own sum, but for one chance in 2^40, and processes' sums add up.
     """
-    sae = sized(variant, D_SAE, K).build(D_IN, torch.Generator().manual_seed(0))
+    sae: Any = sized(variant, D_SAE, K).build(D_IN, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         sae.W_enc.copy_(torch.randint(-1, 2, sae.W_enc.shape, generator=generator))
