@@ -1,26 +1,23 @@
 """Activations of the running model, served like those of a store, but never written."""
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
 from saelab.activations import POOL_ROWS
 from saelab.activations.corpus import Corpus
-from saelab.activations.forward import model_input, row_mask, sent
+from saelab.activations.forward import model_input, sent
 from saelab.activations.live_pool import Filling, LiveSite, Pool, joined
+from saelab.activations.live_text import RUN_CONTEXTS, LiveText, Passed
 from saelab.activations.mixing import WINDOW_BATCHES, design_effect
-from saelab.activations.order import permutation
 from saelab.activations.resume import check_same_order
 from saelab.activations.row_exchange import RowExchange
-from saelab.config import UsageError
 from saelab.formats.json_file import canonical_digest
 from saelab.kernels.sizes import ceil_div
 from saelab.lm.cost import forward_bytes, pass_contexts
@@ -28,8 +25,6 @@ from saelab.lm.protocol import ActivationSource
 from saelab.ranks import Ranks
 from saelab.types import ActivationBatch
 
-RUN_CONTEXTS = 8
-"""Contexts read together: neighbours in the text, far from the pool's other contexts."""
 PASSES = 4  # Smaller ones would keep Python as busy, and a GPU less.
 """Forward passes of a pool, at least, so that as many processes share them and round alike."""
 
@@ -88,20 +83,24 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         options: LiveOptions | None = None,
         exchange: RowExchange | None = None,
     ) -> None:
-        self._options = options = options or LiveOptions()
-        self._limit = None if corpus.endless else corpus.available(sys.maxsize)
-        if self._limit is not None and self._limit <= options.first:
-            raise UsageError(f"The text has {self._limit} contexts, none from {options.first} on.")
+        options = options or LiveOptions()
+        given = options.pool_rows // corpus.context_length
+        self._text = LiveText(
+            lm,
+            corpus,
+            seed=options.seed,
+            first=options.first,
+            first_position=options.first_position,
+            pool_runs=max(1, given // RUN_CONTEXTS),
+        )
+        self._options = options
         own = [hook for site in sites for hook in site.hooks]
         self._exchange = exchange or RowExchange.of(lm, [own], Ranks())
         self._lm, self._corpus, self.sites = lm, corpus, tuple(sites)
-        self.batch_size, self._seed = batch_size, options.seed
-        given = options.pool_rows // corpus.context_length
-        self._pool_runs = max(1, given // RUN_CONTEXTS)
+        self.batch_size = batch_size
         most = options.forward_contexts or pass_contexts(lm, corpus.context_length)
         passes = max(PASSES, self._exchange.ranks.world, ceil_div(self.pool_contexts, most))
-        self._n_passes = min(passes, self.pool_contexts)
-        self._runs_of = lru_cache(maxsize=1)(self._epoch_runs)
+        self._text.n_passes = min(passes, self.pool_contexts)
         self._pool, self._offset = 0, 0
         self._rows: Pool | None = None
         self._coming: Filling | None = None
@@ -110,7 +109,7 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
     @property
     def pool_contexts(self) -> int:
         """Contexts whose rows are shuffled together."""
-        return self._pool_runs * RUN_CONTEXTS
+        return self._text.pool_contexts
 
     @override
     def __next__(self) -> list[ActivationBatch]:
@@ -140,8 +139,8 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         """What decides the rows that an SAE of this site gets."""
         text = [dict(self._corpus.facts), self._corpus.context_length, *site.hooks]
         order: dict[str, int | str] = {
-            "seed": self._seed,
-            "pool_runs": self._pool_runs,
+            "seed": self._options.seed,
+            "pool_runs": self.pool_contexts // RUN_CONTEXTS,
             "first": self._options.first,
             "text": canonical_digest(text),
         }
@@ -166,9 +165,9 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         found: list[Int[np.ndarray, " row"]] = []
         missing, pool = WINDOW_BATCHES * self.batch_size, 0
         while missing > 0:
-            passes = [self._read(contexts) for contexts in self._passes(pool)]
-            contexts = np.concatenate([np.repeat(p.contexts, p.mask.sum(axis=1)) for p in passes])
-            found.append(contexts[permutation(len(contexts), self._seed, pool)][:missing])
+            text = self._text.pool(pool)
+            contexts = [np.repeat(p.contexts, p.mask.sum(axis=1)) for p in text.passes]
+            found.append(np.concatenate(contexts)[text.order][:missing])
             missing, pool = missing - len(found[-1]), pool + 1
         rows = np.concatenate(found)
         return {
@@ -189,8 +188,8 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
 
     def seconds_per_row(self) -> float:
         """Seconds of the model's passes per row, judged by one pass after a smaller one."""
-        one, like = self._read(self._passes(0)[0]), self._empty()
-        self._captured(_Pass(one.contexts[:1], one.tokens[:1], one.mask[:1]), like)
+        one, like = self._text.read(self._text.contexts(0)[0]), self._empty()
+        self._captured(Passed(one.contexts[:1], one.tokens[:1], one.mask[:1]), like)
         start = time.perf_counter()
         self._captured(one, like)
         if self.device.type == "cuda":
@@ -202,7 +201,7 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         """Bytes at the peak, beside the model's weights: a pool, a pass and a batch."""
         length, passed = (
             self._corpus.context_length,
-            ceil_div(self.pool_contexts, self._n_passes),
+            ceil_div(self.pool_contexts, self._text.n_passes),
         )
         size, every = self._empty().itemsize, self._exchange.hooks
         # What was captured, its rows, and with several processes what is sent and received.
@@ -218,47 +217,16 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
 
     def _filling(self, pool: int) -> Filling:
         """A pool whose rows come in the order of serving."""
-        passes = [self._read(contexts) for contexts in self._passes(pool)]
-        counts = [int(each.mask.sum()) for each in passes]
-        # Row i of the reading is served as the `where[i]`-th.
-        where = np.argsort(permutation(sum(counts), self._seed, pool), kind="stable")
-        like = self._empty()
+        text, like = self._text.pool(pool), self._empty()
         return Filling(
-            counts,
-            sent(torch.from_numpy(where), self._lm),
+            text.counts,
+            sent(torch.from_numpy(text.where), self._lm),
             self._exchange,
             like,
-            lambda number: self._captured(passes[number], like),
+            lambda number: self._captured(text.passes[number], like),
         )
 
-    def _passes(self, pool: int) -> list[Int[np.ndarray, " context"]]:
-        """The contexts of a pool, grouped by forward pass."""
-        size, first, limit = RUN_CONTEXTS, self._options.first, self._limit
-        if limit is None:
-            start = first + pool * self._pool_runs * size
-            runs = np.arange(self._pool_runs)
-        else:
-            start, n_runs = first, -(-(limit - first) // size)
-            pools = -(-n_runs // self._pool_runs)
-            epoch, inside = divmod(pool, pools)
-            runs = np.array_split(self._runs_of(epoch, n_runs), pools)[inside]
-        spans = [np.arange(start + r * size, start + (r + 1) * size) for r in runs]
-        whole = np.concatenate(spans)
-        whole = whole if limit is None else whole[whole < limit]
-        return np.array_split(whole, min(len(whole), self._n_passes))
-
-    def _epoch_runs(self, epoch: int, n_runs: int) -> Int[np.ndarray, " run"]:
-        return permutation(n_runs, self._seed, epoch, RUN_CONTEXTS)
-
-    def _read(self, contexts: Int[np.ndarray, " context"]) -> "_Pass":
-        """These contexts, and which of their positions are rows."""
-        cuts = np.flatnonzero(np.diff(contexts) != 1) + 1
-        parts = [self._corpus.read(int(s[0]), int(s[-1]) + 1) for s in np.split(contexts, cuts)]
-        mask = np.concatenate([row_mask(self._lm, part.tokens, part.columns) for part in parts])
-        mask[:, : self._options.first_position] = False
-        return _Pass(contexts, np.concatenate([part.tokens for part in parts]), mask)
-
-    def _captured(self, one: "_Pass", like: Tensor) -> dict[str, Float[Tensor, "row _"]]:
+    def _captured(self, one: Passed, like: Tensor) -> dict[str, Float[Tensor, "row _"]]:
         """The rows of a forward pass at every hook that any process wants."""
         # Indices, as a GPU would be waited for at every hook to count the rows of a mask.
         rows = sent(torch.from_numpy(np.flatnonzero(one.mask)), self._lm)
@@ -289,12 +257,3 @@ class LivePosition:
         """
         check_same_order(self._batches.order(self._site), state)
         self._batches.position = int(state["pool"]), int(state["offset"])
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """Contexts of one forward pass, and which of their positions are rows."""
-
-    contexts: Int[np.ndarray, " context"]
-    tokens: Int[np.ndarray, "context pos"]
-    mask: Bool[np.ndarray, "context pos"]

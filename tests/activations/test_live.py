@@ -1,6 +1,7 @@
 """Live batches: every row of the text, in an order that can be continued."""
 
 from dataclasses import replace
+from threading import current_thread, main_thread
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from saelab.activations.corpus import GrammarCorpus, load_corpus
 from saelab.activations.forward import model_input, row_mask
 from saelab.activations.live import LiveBatches, LiveOptions
 from saelab.activations.live_pool import LiveSite
+from saelab.activations.live_text import LiveText
 from saelab.activations.row_exchange import RowExchange
 from saelab.config import UsageError
 from saelab.ranks import Ranks
@@ -101,7 +103,7 @@ def test_up_to_four_processes_run_the_passes_of_one(random_lm, corpus):
     def passes(world):
         exchange = RowExchange.of(random_lm, [[HOOK]] * world, Ranks(0, world))
         options = LiveOptions(pool_rows=96 * corpus.context_length)
-        return LiveBatches(random_lm, corpus, SITES, 50, options, exchange)._passes(0)
+        return LiveBatches(random_lm, corpus, SITES, 50, options, exchange)._text.contexts(0)
 
     one, four, twelve = passes(1), passes(4), passes(12)
     assert [part.tolist() for part in one] == [part.tolist() for part in four]
@@ -133,3 +135,25 @@ def test_a_pool_filled_ahead_is_the_same_and_its_passes_are_spread(random_lm, co
     assert max(spread[1:]) < max(bursts[1:])
     streams[1].position = (0, 50)
     assert torch.equal(next(streams[1])[0].x, plain[1])
+
+
+def test_a_thread_reads_the_next_text_and_its_error_counts_only_if_it_is_served(
+    random_lm, corpus, monkeypatch
+):
+    stream = LiveBatches(random_lm, corpus, SITES, 50, options=SMALL)
+    readers, read = {}, LiveText._read_pool
+
+    def failing(text, number):
+        readers[number] = current_thread()
+        if number == 1:
+            raise UsageError("no pool 1")
+        return read(text, number)
+
+    monkeypatch.setattr(LiveText, "_read_pool", failing)
+    first = next(stream)[0].x
+    stream.position = (0, 0)
+    assert torch.equal(next(stream)[0].x, first)
+    with pytest.raises(UsageError, match="no pool 1"):
+        [next(stream) for _ in range(5)]
+    assert readers[0] is main_thread()
+    assert readers[1] is not main_thread()
