@@ -1,12 +1,15 @@
 """Stopping cleanly: the effect of SIGTERM, SIGHUP and Ctrl-C."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+AGAIN = 0.05
+"""Seconds after which a stop is raised again where Python ignored it."""
 Handler = Callable[[int, FrameType | None], object]
 
 
@@ -47,7 +50,11 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
 @contextmanager
 def stopped_by_signal() -> Iterator[None]:
-    """A context in which SIGTERM and SIGHUP raise `Stopped`, so that every `with` block is left."""
+    """A context in which SIGTERM and SIGHUP raise `Stopped`, so that every `with` block is left.
+
+    Where Python ignores errors, as in a `__del__` that a garbage collection runs, they and
+    KeyboardInterrupt are raised again a little later.
+    """
     ended = False
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -57,8 +64,39 @@ def stopped_by_signal() -> Iterator[None]:
         ended = True
         raise Stopped(number)
 
-    with _handled(SIGNALS, stop):
+    with _raised_again(), _handled(SIGNALS, stop):
         yield
+
+
+@contextmanager
+def _raised_again() -> Iterator[None]:
+    """A context in which a stop that Python ignores is raised again a little later."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    tell, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+    lost: list[BaseException] = []
+
+    def again(_number: int, _frame: FrameType | None) -> None:
+        raise lost[-1]
+
+    def ignored(error: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(error.exc_value, (Stopped, KeyboardInterrupt)):
+            tell(error)
+            return
+        # No thread, since whoever is interrupted may hold the lock that a thread starts with.
+        lost.append(error.exc_value)
+        signal.signal(signal.SIGALRM, again)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN)
+
+    sys.unraisablehook = ignored
+    try:
+        yield
+    finally:
+        sys.unraisablehook = tell
+        if lost:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, alarm)
 
 
 @contextmanager
