@@ -68,17 +68,23 @@ class Replays:
 
 
 class CudaRecording:
-    """Records passes as CUDA graphs of one memory, which so are replayed one after the other."""
+    """Records passes as CUDA graphs of one memory, which so are replayed one after the other.
+
+    All are recorded on one stream: memory is only taken again on the stream that it was taken on.
+    """
 
     def __init__(self) -> None:
         self._pool, self._done = torch.cuda.graph_pool_handle(), torch.cuda.Event()
+        self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, run: Pass, tokens: Int[Tensor, "batch pos"]) -> Pass | None:
         """The pass, with copies as its results; None if it needs too much memory, or a number."""
         given, graph = tokens.clone(), torch.cuda.CUDAGraph()
         torch.cuda.synchronize(given.device)
         values: Values = {}
-        with torch.cuda.device(given.device), torch.cuda.stream(torch.cuda.Stream()):
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(given.device)
+        with torch.cuda.device(given.device), torch.cuda.stream(self._stream):
             try:
                 # Other threads may allocate and copy meanwhile.
                 graph.capture_begin(self._pool, capture_error_mode="thread_local")

@@ -1,12 +1,14 @@
 """Recorded forward passes give what plain ones give."""
 
+from unittest.mock import MagicMock
+
 import pytest
 import torch
 from lm.cases import GROUPED, save
 
 from saelab.lm import replay
 from saelab.lm.hf import load_hugging_face_model
-from saelab.lm.replay import KEPT, KNOWN, PLAIN, Replays
+from saelab.lm.replay import KEPT, KNOWN, PLAIN, CudaRecording, Replays
 
 HOOKS = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
 
@@ -73,6 +75,17 @@ def test_texts_of_ever_new_lengths_leave_nothing_behind():
     assert not replays._recorded
 
 
+def test_all_passes_are_recorded_on_one_stream(monkeypatch):
+    """Of a shared memory, a stream takes only what was taken on it."""
+    cuda = MagicMock()
+    cuda.Stream.side_effect = lambda *_: object()
+    monkeypatch.setattr(torch, "cuda", cuda)
+    recording = CudaRecording()
+    for n in range(1, 4):
+        assert recording(doubled, torch.ones(1, n, dtype=torch.long)) is not None
+    assert len({call.args[0] for call in cuda.stream.call_args_list}) == 1
+
+
 @pytest.fixture(scope="module")
 def sliding(checkpoint, tmp_path_factory):
     """A model whose attention sees four tokens."""
@@ -121,3 +134,14 @@ def test_a_pass_does_not_wait_for_the_gpu(sliding):
             lm.capture(tokens, HOOKS)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_recordings_of_ever_new_shapes_take_no_more_memory(sliding):
+    lm = type(sliding)(sliding._model.cuda(), sliding._tokenizer._tokenizer, sliding.info)
+    reserved = []
+    for length in range(16, 4, -1):
+        for _ in range(PLAIN + 1):
+            lm.capture(torch.ones(256, length, dtype=torch.long), HOOKS)
+        reserved.append(torch.cuda.memory_reserved())
+    assert reserved[-1] <= reserved[KEPT + 1]
