@@ -14,7 +14,13 @@ from pydantic.fields import FieldInfo
 from saelab.config import Heading, UsageError
 
 NONE = type(None)
-BOUNDS = {"gt": "greater than", "ge": "from", "lt": "less than", "le": "up to"}
+BOUNDS = {
+    "gt": "greater than",
+    "ge": "from",
+    "lt": "less than",
+    "le": "up to",
+    "multiple_of": "that is a multiple of",
+}
 """Pydantic's limits, in words."""
 _UNREADABLE = object()
 

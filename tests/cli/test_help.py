@@ -141,6 +141,7 @@ def test_a_bad_value_is_told_with_what_is_allowed(command):
         (["train", "topk", "--learning-rate", "1"], "`saelab train topk`; did you mean --lr?"),
         (["train", "topk", "--zz", "1"], "`saelab train topk --help` lists them."),
         (["train", "topk", "--k", "4.5"], "--k '4.5' is not possible; give a whole number"),
+        (["bench", "live", "--steps", "9"], "greater than 0 that is a multiple of 8."),
         (["browse", "--port", "0"], "give a whole number from 1 up to 65535."),
         (["evaluate", "r", "--suite", "coer"], "did you mean core? It takes core or full."),
         (["show", "a", "b"], "'b' belongs to no option of `saelab show`"),
