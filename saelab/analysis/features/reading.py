@@ -62,8 +62,9 @@ def record_codes(
     """
     corpus = corpus_of(run, host.lm, "train")
     directory = run.path / _directory(latents)
-    # The device decides it, and the pass continues as it began.
-    at_once = options.contexts_at_once(host.lm.device, corpus.context_length)
+    # By default the device decides, and a pass continues as it began, maybe on another one.
+    begun = _batch_size_of(directory) if options.batch_size is None else None
+    at_once = begun or options.contexts_at_once(host.lm.device, corpus.context_length)
     options = replace(options, batch_size=at_once)
     _claim(directory, run, options, latents)
     done = RecordedCodes(directory)
@@ -93,6 +94,12 @@ def forget_codes(run: Run, latents: Sequence[int] = ()) -> None:
 
 def _directory(latents: Sequence[int]) -> str:
     return CHOSEN_DIRECTORY if latents else DIRECTORY
+
+
+def _batch_size_of(directory: Path) -> int | None:
+    """Contexts per forward pass of the unfinished pass, if there is one."""
+    path = directory / "task.json"
+    return read_sealed_json(path).get("batch_size") if path.is_file() else None
 
 
 def _claim(directory: Path, run: Run, options: FeatureOptions, latents: Sequence[int]) -> None:

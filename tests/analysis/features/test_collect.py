@@ -211,6 +211,18 @@ def test_an_interrupted_pass_continues_and_gives_the_same_file(
         assert np.array_equal(found[name], expected[name]), name
 
 
+def test_a_pass_continues_as_it_began_where_another_batch_size_is_the_default(
+    copy, random_lm, monkeypatch, tmp_path
+):
+    whole = Run(shutil.copytree(copy.path, tmp_path / "whole"))
+    expected = collect_features(whole, random_lm, OPTIONS).file
+    interrupt(copy, random_lm, monkeypatch, after=4)
+    found = collect_features(copy, random_lm, replace(OPTIONS, batch_size=None)).file
+    assert found.arrays.keys() == expected.arrays.keys()
+    for name in found.arrays:
+        assert np.array_equal(found[name], expected[name]), name
+
+
 def test_an_unfinished_pass_with_other_options_is_refused_by_name(copy, random_lm, monkeypatch):
     interrupt(copy, random_lm, monkeypatch, after=3)
     other = replace(OPTIONS, batch_size=5)
