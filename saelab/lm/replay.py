@@ -79,7 +79,10 @@ class CudaRecording:
 
     def __call__(self, run: Pass, tokens: Int[Tensor, "batch pos"]) -> Pass | None:
         """The pass, with copies as its results; None if it needs too much memory, or a number."""
-        given, graph = tokens.clone(), torch.cuda.CUDAGraph()
+        # What is made in inference mode cannot be written outside of it.
+        with torch.inference_mode(mode=False):
+            given = tokens.clone()
+        graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize(given.device)
         values: Values = {}
         if self._stream is None:

@@ -75,11 +75,27 @@ def test_texts_of_ever_new_lengths_leave_nothing_behind():
     assert not replays._recorded
 
 
-def test_all_passes_are_recorded_on_one_stream(monkeypatch):
-    """Of a shared memory, a stream takes only what was taken on it."""
+def pretended(monkeypatch):
+    """CUDA that does nothing."""
     cuda = MagicMock()
     cuda.Stream.side_effect = lambda *_: object()
     monkeypatch.setattr(torch, "cuda", cuda)
+    return cuda
+
+
+def test_a_pass_recorded_in_inference_mode_is_replayed_outside(monkeypatch):
+    pretended(monkeypatch)
+    tokens = torch.ones(1, 3, dtype=torch.long)
+    with torch.inference_mode():
+        replayed = CudaRecording()(doubled, tokens)
+    assert replayed is not None
+    with torch.no_grad():
+        assert not replayed(tokens)[HOOKS[0]].is_inference()
+
+
+def test_all_passes_are_recorded_on_one_stream(monkeypatch):
+    """Of a shared memory, a stream takes only what was taken on it."""
+    cuda = pretended(monkeypatch)
     recording = CudaRecording()
     for n in range(1, 4):
         assert recording(doubled, torch.ones(1, n, dtype=torch.long)) is not None
