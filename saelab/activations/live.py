@@ -20,7 +20,7 @@ from saelab.activations.resume import check_same_order
 from saelab.activations.row_exchange import RowExchange
 from saelab.formats.json_file import canonical_digest
 from saelab.kernels.sizes import ceil_div
-from saelab.lm.cost import forward_bytes, pass_contexts
+from saelab.lm.cost import forward_bytes, pass_contexts, recorded_copies
 from saelab.lm.protocol import ActivationSource
 from saelab.ranks import Ranks
 from saelab.types import ActivationBatch
@@ -206,6 +206,7 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         size, every = self._empty().itemsize, self._exchange.hooks
         # What was captured, its rows, and with several processes what is sent and received.
         copies = 2 if self._exchange.ranks.world == 1 else 4
+        copies += recorded_copies(self.device)
         captured = copies * passed * length * self._exchange.width(every) * size
         served = self._exchange.width([hook for site in self.sites for hook in site.hooks])
         batch = 2 * self.batch_size * served * 4

@@ -21,6 +21,7 @@ from saelab.console import in_bytes
 from saelab.kernels.exchange import averaged, received
 from saelab.kernels.rules import FusedRule
 from saelab.lm.cost import pass_bytes
+from saelab.lm.replay import KEPT
 from saelab.lm.shape import ModelShape
 from saelab.sae.base import AbstractSAEConfig
 from saelab.sae.transcoder import make_transcoder
@@ -246,7 +247,7 @@ def model_memory(job: Work, contexts: int = CONTEXTS) -> Bytes:
 def live_memory(job: Work, own: int, every: int, gpus: int) -> Bytes:
     """Bytes of live activations on a GPU with `own` SAEs, of `every` that a pass feeds."""
     widest, size = max(job.widths) // (1 if job.targets else 2), job.number
-    captured = (2 if gpus == 1 else 4) * CONTEXTS * job.length * every * widest * size
+    captured = (KEPT + (2 if gpus == 1 else 4)) * CONTEXTS * job.length * every * widest * size
     batch = 8 * job.batch_size * own * widest
     pool = POOL_ROWS * own * widest * size
     return {"shuffled rows": pool, "rows of a pass": max(captured, batch)}

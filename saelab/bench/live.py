@@ -73,6 +73,8 @@ class LiveTimes:
 def measure_live(size: LiveSize, device: torch.device, directory: Path) -> LiveTimes:
     """The times of a live sweep in a directory of its own."""
     half = device.type == "cuda"
+    shape = StepShape(size.d_model, size.d_sae, size.k, size.batch_size)
+    own = _own(shape, "bfloat16" if half else "float32")
     text = save_random_model(
         directory / "model",
         n_layers=size.n_layers,
@@ -88,14 +90,7 @@ def measure_live(size: LiveSize, device: torch.device, directory: Path) -> LiveT
     corpus = load_corpus(str(text), lm, context_length=size.length)
     options = HarvestOptions(2 * size.batch_size)
     store = harvest(lm, hooks, corpus, out=directory / "store", options=options)
-    shape = StepShape(size.d_model, size.d_sae, size.k, size.batch_size)
     rates = measure_rates(device, size=8192 if half else 1024, rounds=ROUNDS, dtype=dtype)
-    own = {
-        both: step_config(
-            "topk", shape, precision="bfloat16" if half else "float32", transcoder=both
-        )
-        for both in (False, True)
-    }
     alone = {
         both: time_step(config, shape, rates, device, steps=max(3, size.steps // 10))
         for both, config in own.items()
@@ -112,6 +107,16 @@ def measure_live(size: LiveSize, device: torch.device, directory: Path) -> LiveT
         size.n_layers * sum(each.seconds for each in alone.values()),
         alone[False].way,
     )
+
+
+def _own(shape: StepShape, precision: str) -> dict[bool, TrainConfig]:
+    """How an SAE is trained, and how a transcoder is (True)."""
+    both = {
+        transcoder: step_config("topk", shape, precision=precision, transcoder=transcoder)
+        for transcoder in (False, True)
+    }
+    both[False].sae.check()
+    return both
 
 
 def _sites(size: LiveSize) -> Mapping[str, tuple[str, str | None]]:

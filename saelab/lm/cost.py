@@ -2,8 +2,11 @@
 
 from typing import Protocol, runtime_checkable
 
+import torch
+
 from saelab.lm.predictions import NUMBERS_AT_ONCE
 from saelab.lm.protocol import ActivationSource
+from saelab.lm.replay import KEPT
 from saelab.resources import batch_budget
 
 WIDE, HEADS = 24, 5
@@ -58,6 +61,11 @@ def logits_bytes(lm: ActivationSource) -> int:
     """Memory of the pieces in which logits are made, in bytes; a piece has at least one row."""
     piece = max(NUMBERS_AT_ONCE.get(lm.device.type, NUMBERS_AT_ONCE["cpu"]), lm.info.d_vocab)
     return PIECES * BYTES * piece
+
+
+def recorded_copies(device: torch.device) -> int:
+    """How often what a pass captures is kept by recordings of passes (see `lm.replay`)."""
+    return KEPT if device.type == "cuda" else 0
 
 
 def contexts_at_once(

@@ -120,6 +120,12 @@ def test_a_live_sweep_is_measured_beside_its_passes_and_steps(tmp_path, capsys):
     assert "4 SAEs, live" in capsys.readouterr().out
 
 
+def test_a_live_sweep_that_cannot_be_is_refused_before_a_model_is_made(monkeypatch, capsys):
+    monkeypatch.setattr("saelab.bench.live.save_random_model", lambda *_, **__: pytest.fail("made"))
+    assert main(["bench", "live", "--device", "cpu", "--d-sae", "16", "--k", "32"]) == 2
+    assert "k=32 exceeds d_sae=16" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
