@@ -35,6 +35,7 @@ from saelab.training.origin import check_start
 from saelab.training.run import Run
 from saelab.training.source import Source
 from saelab.training.state import TrainingState
+from saelab.training.steps import check_asked
 from saelab.training.together import Together, Vote
 
 
@@ -137,6 +138,7 @@ def _checked_groups(
     for out, config in missing.items():
         try:
             config.check()
+            check_asked(config, where)
         except UsageError as error:
             raise UsageError(f"{_named(out, missing)}{error}") from error
         if ranks.world > 1 and config.runs_model:

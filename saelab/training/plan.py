@@ -196,7 +196,7 @@ def _rule(config: TrainConfig, d_in: int, d_out: int, device: torch.device) -> F
         if config.target_site is not None:
             make_transcoder(sae, d_out)
     rule = sae.fused_rule()
-    if isinstance(rule, str) or config.step == "autograd":
+    if isinstance(rule, str):
         return None
     return rule if fused_problem(config, sae, device) is None else None
 

@@ -188,10 +188,25 @@ def choose_steps(
     """
     if config.sae.fitted_by is not None:
         return OwnSteps(config, sae, device)
-    problem = "--step autograd was asked for" if config.step == "autograd" else None
-    problem = problem or fused_problem(config, sae, device)
+    problem = fused_problem(config, sae, device)
     if problem is None:
         return FusedSteps(config, sae, device, total_variance)
+    _check_without(config, problem)
+    return AutogradSteps(config, sae, device)
+
+
+def check_asked(config: TrainConfig, device: torch.device) -> None:
+    """Refuse what only a fused step has where no SAE has one; `choose_steps` knows the rest.
+
+    Raises:
+        UsageError: as for `choose_steps`.
+    """
+    problem = _problem_here(config, device)
+    if config.sae.fitted_by is None and problem is not None:
+        _check_without(config, problem)
+
+
+def _check_without(config: TrainConfig, problem: str) -> None:
     if config.step == "fused":
         raise UsageError(f"--step fused cannot train this: {problem}; take --step auto.")
     if config.ties == "float32" and config.precision != "float32":
@@ -204,11 +219,24 @@ def choose_steps(
             f"--moments {config.moments} needs the fused step, and there is none: {problem}; leave "
             "it out."
         )
-    return AutogradSteps(config, sae, device)
 
 
 def fused_problem(config: TrainConfig, sae: AbstractSAE, device: torch.device) -> str | None:
     """Why there is no fused step here, as half a sentence."""
+    if (problem := _problem_here(config, device)) is not None:
+        return problem
+    if sae.shard is not None and config.ties == "float32":
+        return "--ties float32 is for one process"
+    from saelab.training.fused import fused_rule
+
+    rule = fused_rule(sae)
+    return rule if isinstance(rule, str) else None
+
+
+def _problem_here(config: TrainConfig, device: torch.device) -> str | None:
+    """Why no SAE has a fused step on this device, by these options."""
+    if config.step == "autograd":
+        return "--step autograd was asked for"
     interpreted = os.environ.get("TRITON_INTERPRET") == "1" and config.step == "fused"
     if device.type != "cuda" and not interpreted:
         return f"it needs a CUDA device, and this is {device}"
@@ -216,9 +244,4 @@ def fused_problem(config: TrainConfig, sae: AbstractSAE, device: torch.device) -
         return "it needs the triton package (pip install 'saelab[kernels]')"
     if config.objective != "local":
         return f"it knows the local objective alone, and this is {config.objective}"
-    if sae.shard is not None and config.ties == "float32":
-        return "--ties float32 is for one process"
-    from saelab.training.fused import fused_rule
-
-    rule = fused_rule(sae)
-    return rule if isinstance(rule, str) else None
+    return None

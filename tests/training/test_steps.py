@@ -10,7 +10,7 @@ from kernels.triton_device import DEVICE
 from saelab.config import UsageError
 from saelab.sae.context import LossContext
 from saelab.training.fused_steps import FusedSteps
-from saelab.training.loop import train
+from saelab.training.loop import train, train_many
 from saelab.training.metrics import Interval, IntervalMetrics
 from saelab.training.objectives import Local, make_objective
 from saelab.training.source import Source
@@ -100,6 +100,15 @@ def test_a_checkpoint_of_the_other_way_is_refused(small_store, tmp_path):
     other = config.model_copy(update={"step": "fused"})
     with pytest.raises(UsageError, match="trained by the autograd step"):
         TrainingState.start(other, source, source.start_rows()).restore(tmp_path)
+
+
+def test_of_several_runs_one_that_needs_kernels_is_refused_before_any_begins(small_store, tmp_path):
+    plain = small_config(small_store)
+    configs = {tmp_path / "plain": plain}
+    configs[tmp_path / "rounded"] = plain.model_copy(update={"moments": "bfloat16"})
+    with pytest.raises(UsageError, match="Run rounded: --moments bfloat16 needs the fused step"):
+        train_many(configs, device="cpu")
+    assert not any(tmp_path.glob("*/*"))
 
 
 @pytest.mark.parametrize(
