@@ -15,7 +15,7 @@ from saelab.lm.direct import DirectPaths
 from saelab.lm.effects import LogitEffects
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
 from saelab.lm.head import OutputHead
-from saelab.lm.hooks import AllCapturedError, Hook, check_applied, per_token, reader, replacer
+from saelab.lm.hooks import Hook, captured, check_applied, per_token, reader, replacer
 from saelab.lm.key_value_past import KeyValuePast
 from saelab.lm.protocol import Edit, ModelInfo, ModelOutput
 from saelab.lm.reading import Past, continues
@@ -101,20 +101,7 @@ class BridgeLanguageModel:
         """
         for hook in hooks:
             self._check_exists(hook)
-        seen: dict[str, Tensor] = {}
-
-        def keep(name: str) -> Hook:
-            def hook_function(value: Tensor, **_: object) -> None:
-                seen[name] = per_token(value, tokens, name)
-                if len(seen) == len(set(hooks)):
-                    raise AllCapturedError
-
-            return hook_function
-
-        try:
-            self._forward(tokens, {name: keep(name) for name in hooks}.items())
-        except AllCapturedError:
-            return seen
+        seen = captured(hooks, tokens, lambda functions: self._forward(tokens, functions))
         self._check_fired(hooks, seen)
         return seen
 

@@ -19,8 +19,8 @@ from saelab.lm.direct import DirectPaths
 from saelab.lm.effects import LogitEffects
 from saelab.lm.gradients import next_token_loss, site_gradients, tracked
 from saelab.lm.head import OutputHead
-from saelab.lm.hf_sites import ARCHITECTURES, Modules, find
-from saelab.lm.hooks import Hook, check_applied, reader, replacer
+from saelab.lm.hf_sites import ARCHITECTURES, Modules, alone, find
+from saelab.lm.hooks import Hook, captured, check_applied, reader, replacer
 from saelab.lm.load import (
     digested,
     dtype_name,
@@ -83,18 +83,14 @@ class HuggingFaceModel:
         self._check_exist(hooks)
 
         def run(tokens: Int[Tensor, "batch pos"]) -> dict[str, Tensor]:
-            alone = self._alone()
-            return self._modules.seen(hooks, lambda: self._model.base_model(tokens, **alone))
+            def forward(functions: Sequence[tuple[str, Hook]]) -> None:
+                with self._modules.hooked(functions):
+                    self._model.base_model(tokens, **alone())
+
+            return captured(hooks, tokens, forward)
 
         there = tokens.to(self.device)
         return self._replays.run(run, there, hooks) if there.is_cuda else run(there)
-
-    def _alone(self) -> dict[str, Any]:
-        """What a pass is given that neither continues another nor is continued."""
-        # Not above: it imports transformers.
-        from saelab.lm.key_value_past import NothingKept
-
-        return {"use_cache": False, "past_key_values": NothingKept()}
 
     def run(
         self,
@@ -108,7 +104,7 @@ class HuggingFaceModel:
         Raises:
             UsageError: this back end has no such site.
         """
-        return self._run(tokens, edits or {}, hooks, **self._alone())
+        return self._run(tokens, edits or {}, hooks, **alone())
 
     @torch.no_grad()
     def logits(
@@ -216,7 +212,7 @@ class HuggingFaceModel:
 
         def forward() -> Tensor:
             with self._modules.hooked([(name, track(name)) for name in hooks]):
-                return self._model(tokens.to(self.device), **self._alone()).logits
+                return self._model(tokens.to(self.device), **alone()).logits
 
         self._check_exist(hooks)
 

@@ -1,14 +1,14 @@
 """Where TransformerLens' hooks are in the modules of transformers, for common architectures."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from saelab.lm.hooks import AllCapturedError, Hook
+from saelab.lm.hooks import Hook
 from saelab.sites import Site
 
 Side = Literal["input", "output"]
@@ -74,6 +74,14 @@ def _attach(
     return module.register_forward_hook(after)
 
 
+def alone() -> dict[str, Any]:
+    """What a pass is given that neither continues another nor is continued."""
+    # Not above: it imports transformers.
+    from saelab.lm.key_value_past import NothingKept
+
+    return {"use_cache": False, "past_key_values": NothingKept()}
+
+
 @final
 class Modules:
     """A model of transformers by hook names; what `DirectPaths` probes."""
@@ -108,23 +116,7 @@ class Modules:
     ) -> Float[Tensor, "batch pos d_vocab"]:
         """The logits of a whole pass with these hooks."""
         with self.hooked(hooks):
-            return self._model(tokens, use_cache=False).logits
-
-    def seen(self, hooks: Sequence[str], forward: Callable[[], object]) -> dict[str, Tensor]:
-        """The values at these hooks; `forward` is stopped after the last of them."""
-        found: dict[str, Tensor] = {}
-
-        def keep(name: str) -> Hook:
-            def hook_function(value: Tensor) -> None:
-                found[name] = value
-                if len(found) == len(set(hooks)):
-                    raise AllCapturedError
-
-            return hook_function
-
-        with suppress(AllCapturedError), self.hooked([(name, keep(name)) for name in hooks]):
-            forward()
-        return found
+            return self._model(tokens, **alone()).logits
 
     @contextmanager
     def hooked(self, hooks: Sequence[tuple[str, Hook]]) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Functions that TransformerLens calls with a site's value during a forward pass."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -23,6 +24,29 @@ def reader(name: str, tokens: Int[Tensor, "batch pos"], seen: dict[str, Tensor])
         seen[name] = per_token(value, tokens, name)
 
     return hook_function
+
+
+def captured(
+    hooks: Sequence[str],
+    tokens: Int[Tensor, "batch pos"],
+    forward: Callable[[list[tuple[str, Hook]]], object],
+) -> dict[str, Tensor]:
+    """What fires of `hooks` when `forward` runs with these functions, the last of which ends it."""
+    seen: dict[str, Tensor] = {}
+
+    def keeper(name: str) -> Hook:
+        read = reader(name, tokens, seen)
+
+        def hook_function(value: Tensor, **more: object) -> None:
+            read(value, **more)
+            if len(seen) == len(set(hooks)):
+                raise AllCapturedError
+
+        return hook_function
+
+    with suppress(AllCapturedError):
+        forward([(name, keeper(name)) for name in dict.fromkeys(hooks)])
+    return seen
 
 
 def replacer(name: str, edit: Edit, tokens: Int[Tensor, "batch pos"], applied: set[str]) -> Hook:
