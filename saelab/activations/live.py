@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,11 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
-from saelab.activations import POOL_ROWS
 from saelab.activations.corpus import Corpus
 from saelab.activations.forward import model_input, sent
 from saelab.activations.live_pool import Filling, LiveSite, Pool, joined
-from saelab.activations.live_text import RUN_CONTEXTS, LiveText, Passed
+from saelab.activations.live_text import RUN_CONTEXTS, LiveOptions, LiveText, Passed
 from saelab.activations.mixing import WINDOW_BATCHES, design_effect
 from saelab.activations.resume import check_same_order
 from saelab.activations.row_exchange import RowExchange
@@ -27,25 +25,6 @@ from saelab.types import ActivationBatch
 
 PASSES = 4  # Smaller ones would keep Python as busy, and a GPU less.
 """Forward passes of a pool, at least, so that as many processes share them and round alike."""
-
-
-@dataclass(frozen=True)
-class LiveOptions:
-    """Options of live activations.
-
-    Attributes:
-        seed: decides the order.
-        first: index of the first context that is used, e.g. because a store has those before.
-        forward_contexts: contexts per forward pass, at most; default: `pass_contexts`.
-        pool_rows: about how many rows are shuffled together: those of this many positions.
-        first_position: rows at earlier positions of their contexts are not served.
-    """
-
-    seed: int = 0
-    first: int = 0
-    forward_contexts: int | None = None
-    pool_rows: int = POOL_ROWS
-    first_position: int = 0
 
 
 class LiveBatches(Iterator[list[ActivationBatch]]):
@@ -84,23 +63,15 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         exchange: RowExchange | None = None,
     ) -> None:
         options = options or LiveOptions()
-        given = options.pool_rows // corpus.context_length
-        self._text = LiveText(
-            lm,
-            corpus,
-            seed=options.seed,
-            first=options.first,
-            first_position=options.first_position,
-            pool_runs=max(1, given // RUN_CONTEXTS),
-        )
         self._options = options
         own = [hook for site in sites for hook in site.hooks]
         self._exchange = exchange or RowExchange.of(lm, [own], Ranks())
         self._lm, self._corpus, self.sites = lm, corpus, tuple(sites)
         self.batch_size = batch_size
+        runs = max(1, options.pool_rows // corpus.context_length // RUN_CONTEXTS)
         most = options.forward_contexts or pass_contexts(lm, corpus.context_length)
-        passes = max(PASSES, self._exchange.ranks.world, ceil_div(self.pool_contexts, most))
-        self._text.n_passes = min(passes, self.pool_contexts)
+        passes = max(PASSES, self._exchange.ranks.world, ceil_div(runs * RUN_CONTEXTS, most))
+        self._text = LiveText(lm, corpus, options, pool_runs=runs, most_passes=passes)
         self._pool, self._offset = 0, 0
         self._rows: Pool | None = None
         self._coming: Filling | None = None
@@ -109,7 +80,7 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
     @property
     def pool_contexts(self) -> int:
         """Contexts whose rows are shuffled together."""
-        return self._text.pool_contexts
+        return self._text.pool_runs * RUN_CONTEXTS
 
     @override
     def __next__(self) -> list[ActivationBatch]:
@@ -140,7 +111,7 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         text = [dict(self._corpus.facts), self._corpus.context_length, *site.hooks]
         order: dict[str, int | str] = {
             "seed": self._options.seed,
-            "pool_runs": self.pool_contexts // RUN_CONTEXTS,
+            "pool_runs": self._text.pool_runs,
             "first": self._options.first,
             "text": canonical_digest(text),
         }
@@ -201,7 +172,7 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         """Bytes at the peak, beside the model's weights: a pool, a pass and a batch."""
         length, passed = (
             self._corpus.context_length,
-            ceil_div(self.pool_contexts, self._text.n_passes),
+            ceil_div(self.pool_contexts, self._text.most_passes),
         )
         size, every = self._empty().itemsize, self._exchange.hooks
         # What was captured, its rows, and with several processes what is sent and received.

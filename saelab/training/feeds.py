@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from saelab.activations.live import LiveBatches, LiveOptions
+from saelab.activations.live import LiveBatches
+from saelab.activations.live_text import LiveOptions
 from saelab.activations.resume import Position
 from saelab.activations.row_exchange import RowExchange
 from saelab.activations.store import ActivationStore

@@ -9,9 +9,9 @@ from conftest import TEXT
 
 from saelab.activations.corpus import GrammarCorpus, load_corpus
 from saelab.activations.forward import model_input, row_mask
-from saelab.activations.live import LiveBatches, LiveOptions
+from saelab.activations.live import LiveBatches
 from saelab.activations.live_pool import LiveSite
-from saelab.activations.live_text import LiveText
+from saelab.activations.live_text import LiveOptions, LiveText
 from saelab.activations.row_exchange import RowExchange
 from saelab.config import UsageError
 from saelab.ranks import Ranks
