@@ -98,13 +98,12 @@ def encode_rows(
     maxima: Float[Tensor, "batch segment"],
     *,
     by_magnitude: bool,
-    tiles: Tiles | None = None,
 ) -> None:
     """Write `x W^T + bias` to `out`, rounded, and `segment_maxima` of it to `maxima`.
 
     All are bfloat16; sums are float32.
     """
-    (batch, d), m, tiles = x.shape, len(W), tiles or TILES
+    (batch, d), m, tiles = x.shape, len(W), TILES
     high, wide = ceil_div(batch, tiles.rows), ceil_div(m, tiles.columns)
     programs = min(_processors(x.device), high * wide)
     block = [tiles.rows, tiles.depth], [tiles.columns, tiles.depth], [tiles.rows, tiles.columns]

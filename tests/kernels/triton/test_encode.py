@@ -34,11 +34,12 @@ def given(batch, m, d, seed=0):
         (5, 712, 40),  # A wave that is not whole.
     ],
 )
-def test_it_writes_the_product_and_what_a_read_of_it_finds(batch, m, d, by_magnitude):
+def test_it_writes_the_product_and_what_a_read_of_it_finds(batch, m, d, by_magnitude, monkeypatch):
+    monkeypatch.setattr(encode, "TILES", SMALL)
     x, W, bias = given(batch, m, d)
     out = torch.zeros(batch, m, dtype=x.dtype, device=DEVICE)
     maxima = torch.full_like(segment_maxima(out, by_magnitude=False)[0], torch.nan)
-    encode_rows(x, W, bias, out, maxima, by_magnitude=by_magnitude, tiles=SMALL)
+    encode_rows(x, W, bias, out, maxima, by_magnitude=by_magnitude)
     expected = x.double() @ W.double().T + bias.double()
     # Half of the last place, and the sum's own rounding; the interpreter cuts the last place off.
     rtol = 2**-8 if x.is_cuda else 2**-7
