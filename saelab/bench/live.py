@@ -10,7 +10,7 @@ import torch
 from saelab.activations.corpus import load_corpus
 from saelab.activations.harvest import HarvestOptions, harvest
 from saelab.activations.store import ActivationStore
-from saelab.bench.machine import StepShape, measure_rates
+from saelab.bench.machine import NO_RATES, StepShape
 from saelab.bench.step import step_config, time_step
 from saelab.lm.cost import pass_contexts
 from saelab.lm.hf import load_hugging_face_model
@@ -90,9 +90,8 @@ def measure_live(size: LiveSize, device: torch.device, directory: Path) -> LiveT
     corpus = load_corpus(str(text), lm, context_length=size.length)
     options = HarvestOptions(2 * size.batch_size)
     store = harvest(lm, hooks, corpus, out=directory / "store", options=options)
-    rates = measure_rates(device, size=8192 if half else 1024, rounds=ROUNDS, dtype=dtype)
     alone = {
-        both: time_step(config, shape, rates, device, steps=max(3, size.steps // 10))
+        both: time_step(config, shape, NO_RATES, device, steps=max(3, size.steps // 10))
         for both, config in own.items()
     }
     configs = {

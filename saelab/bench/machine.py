@@ -82,6 +82,10 @@ class Rates:
         return sum(parts.values()) - parts["sparse codes"]
 
 
+NO_RATES = Rates(1.0, 1.0)
+"""Rates for times whose floor is not asked for."""
+
+
 def times(run: Callable[[], object], *, steps: int, device: torch.device) -> list[float]:
     """Seconds of each of `steps` calls, by the device's clock on CUDA."""
     if device.type != "cuda":

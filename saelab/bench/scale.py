@@ -11,15 +11,13 @@ from typing import Any, Literal
 
 import torch
 
-from saelab.bench.machine import Rates, StepShape
+from saelab.bench.machine import NO_RATES, StepShape
 from saelab.bench.step import step_config, time_step
 from saelab.config import UsageError
 from saelab.formats.json_file import read_object
 from saelab.training.together import Together
 
 Kind = Literal["strong", "weak"]
-NO_RATES = Rates(1.0, 1.0)
-"""Rates for times whose floor is not asked for."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from saelab.cli.bench_road import sizes
 from saelab.cli.bench_step import write_json
 from saelab.cli.options import Metavar
 from saelab.config import MAX_D_SAE, Config, Heading
@@ -70,7 +71,7 @@ def live(args: LiveArguments) -> int:
     from saelab.lm.load import resolve_device
 
     device = resolve_device(args.device)
-    own = {key: getattr(args, key) or both[device.type == "cuda"] for key, both in DEFAULTS.items()}
+    own = sizes(args, DEFAULTS, device)
     size = LiveSize(
         n_layers=own["layers"],
         d_model=own["d_model"],

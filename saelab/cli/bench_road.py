@@ -1,6 +1,7 @@
 """`saelab bench road`: the time of every stage, from a model to features, beside its floor."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,8 @@ from saelab.config import MAX_D_SAE, Config, Heading
 from saelab.files import check_file, check_writable
 
 if TYPE_CHECKING:
+    import torch
+
     from saelab.bench.road import RoadStage
     from saelab.lm.protocol import LanguageModel
     from saelab.training.run import Run
@@ -77,6 +80,14 @@ DEFAULTS = {
 """On the CPU, and on CUDA."""
 
 
+def sizes(
+    args: Config, defaults: Mapping[str, tuple[int, int]], device: "torch.device"
+) -> dict[str, int]:
+    """The options that were given, and for others the default for this kind of device."""
+    cuda = device.type == "cuda"
+    return {key: getattr(args, key) or both[cuda] for key, both in defaults.items()}
+
+
 def travel(args: RoadArguments) -> int:
     """Measure all stages, and print each beside its floor."""
     if args.json_ is not None:
@@ -87,7 +98,7 @@ def travel(args: RoadArguments) -> int:
     from saelab.lm.load import resolve_device
 
     device = resolve_device(args.device)
-    own = {key: getattr(args, key) or both[device.type == "cuda"] for key, both in DEFAULTS.items()}
+    own = sizes(args, DEFAULTS, device)
     size = RoadSize(
         n_layers=own["layers"],
         d_model=own["d_model"],
