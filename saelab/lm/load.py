@@ -11,7 +11,9 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from saelab.collector import paused
@@ -23,7 +25,8 @@ from saelab.lm.protocol import ModelInfo
 if TYPE_CHECKING:
     from saelab.lm.bridge import BridgeLanguageModel
 
-HASH_CHUNK = 1 << 24
+HASH_CHUNK = 1 << 20
+"""Values that are hashed at once, which a processor's cache holds."""
 
 
 @paused()
@@ -157,14 +160,31 @@ def digested(model: nn.Module) -> Iterator[Callable[[], str]]:
 
 
 def _digest(weights: Mapping[str, Tensor], unwanted: Event) -> str:
-    digest = hashlib.sha256()
+    digest, room = hashlib.sha256(), np.empty(HASH_CHUNK, np.float32)
     for name, value in sorted(weights.items()):
         digest.update(f"{name} {tuple(value.shape)}\n".encode())
         for part in value.flatten().split(HASH_CHUNK):
             if unwanted.is_set():
                 return ""
-            digest.update(part.to("cpu", torch.float32).contiguous().numpy().data)
+            digest.update(_float32(part.cpu(), room).data)
     return digest.hexdigest()
+
+
+def _float32(part: Tensor, room: Float[np.ndarray, " room"]) -> Float[np.ndarray, " value"]:
+    """Values as float32, if need be in `room`.
+
+    By numpy: torch's threads would wait for each other where another thread keeps a core busy.
+    """
+    if part.dtype == torch.float32:
+        return part.numpy()
+    found = room[: len(part)]
+    if part.dtype == torch.bfloat16:  # The upper half of a float32.
+        half = part.view(torch.uint16).numpy()
+        np.left_shift(half, 16, out=found.view(np.uint32), dtype=np.uint32)
+    else:
+        narrow = part.is_floating_point() and part.element_size() == 1
+        found[...] = (part.float() if narrow else part).numpy()  # numpy has no such numbers.
+    return found
 
 
 def _info(name: str, bridge: Any, tokenizer: Any, digest: str) -> ModelInfo:  # noqa: ANN401
