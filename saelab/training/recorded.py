@@ -1,6 +1,7 @@
 """Work on a CUDA device that is recorded once and replayed at every step."""
 
 import gc
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, TypeVar
@@ -76,9 +77,12 @@ class Recorded(Generic[T]):
         self._memory.begin(self._graph)
 
     def end(self) -> None:
-        """End the graph."""
-        self._graph.capture_end()
-        self._parts.append(self._graph.replay)
+        """End the graph; an empty one, of which torch warns, is not kept."""
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            self._graph.capture_end()
+        if not any("Graph is empty" in str(one.message) for one in said):
+            self._parts.append(self._graph.replay)
 
     def between(self, action: Action) -> None:
         """Do the action after what was recorded so far, and before what follows."""
