@@ -15,7 +15,7 @@ from saelab.activations.live_pool import Filling, LiveSite, Pool, joined
 from saelab.activations.live_text import RUN_CONTEXTS, LiveOptions, LiveText, Passed
 from saelab.activations.mixing import WINDOW_BATCHES, design_effect
 from saelab.activations.resume import check_same_order
-from saelab.activations.row_exchange import RowExchange
+from saelab.activations.row_exchange import RowExchange, Rows
 from saelab.formats.json_file import canonical_digest
 from saelab.kernels.sizes import ceil_div
 from saelab.lm.cost import forward_bytes, pass_contexts, recorded_copies
@@ -192,19 +192,22 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         text, like = self._text.pool(pool), self._empty()
         return Filling(
             text.counts,
-            sent(torch.from_numpy(text.where), self._lm),
+            sent(torch.from_numpy(text.order), self._lm),
             self._exchange,
             like,
-            lambda number: self._captured(text.passes[number], like),
+            lambda number, into: self._captured(text.passes[number], like, into),
         )
 
-    def _captured(self, one: Passed, like: Tensor) -> dict[str, Float[Tensor, "row _"]]:
-        """The rows of a forward pass at every hook that any process wants."""
+    def _captured(self, one: Passed, like: Tensor, into: Rows | None = None) -> Rows:
+        """The rows of a pass at every hook that any process wants, where they are to be written."""
         # Indices, as a GPU would be waited for at every hook to count the rows of a mask.
         rows = sent(torch.from_numpy(np.flatnonzero(one.mask)), self._lm)
         tokens = sent(model_input(one.tokens), self._lm)
-        found = self._lm.capture(tokens, self._exchange.hooks)
-        return {h: v.flatten(0, 1).index_select(0, rows).to(like.dtype) for h, v in found.items()}
+        found, into = self._lm.capture(tokens, self._exchange.hooks), into or {}
+        return {
+            h: torch.index_select(v.flatten(0, 1).to(like.dtype), 0, rows, out=into.get(h))
+            for h, v in found.items()
+        }
 
 
 class LivePosition:

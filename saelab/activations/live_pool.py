@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -41,23 +42,26 @@ class LiveSite:
 
 @dataclass(frozen=True)
 class Pool:
-    """Rows in the order of serving, by hook; where a site has limits, which row is served when."""
+    """Rows in the order of reading, by hook, and in which order they are served.
 
-    n: int
+    Attributes:
+        order: which row is served when; `served` is the same where a site has limits.
+    """
+
     rows: Mapping[str, Float[Tensor, "row _"]]
+    order: Int[Tensor, " row"]
     served: Mapping[LiveSite, Int[Tensor, " row"]]
+
+    @property
+    def n(self) -> int:
+        """Rows."""
+        return len(self.order)
 
     def batch(self, site: LiveSite, start: int, stop: int) -> ActivationBatch:
         """Copies of what is served to SAEs of this site from row `start` to `stop`."""
-        chosen = self.served.get(site)
-        parts = [
-            # A copy, since a view would keep the pool while the next one is filled.
-            rows[start:stop].to(torch.float32, copy=True)
-            if chosen is None
-            else rows[chosen[start:stop]].float()
-            for rows in (self.rows[hook] for hook in site.hooks)
-        ]
-        return ActivationBatch(*parts)
+        chosen = self.served.get(site, self.order)[start:stop]
+        found = (self.rows[hook].index_select(0, chosen).float() for hook in site.hooks)
+        return ActivationBatch(*found)
 
 
 class Filling:
@@ -65,22 +69,23 @@ class Filling:
 
     Args:
         counts: rows of each forward pass.
-        where: the place in the pool of each row, in the order of reading.
+        order: which row is served when, by their places in the order of reading.
         like: has the rows' dtype and device.
-        capture: this process's rows of the pass with this number, at every hook.
+        capture: this process's rows of the pass with this number, at every hook; in the memory that
+            is given, if any.
     """
 
     def __init__(
         self,
         counts: Sequence[int],
-        where: Int[Tensor, " row"],
+        order: Int[Tensor, " row"],
         exchange: RowExchange,
         like: Float[Tensor, "*any"],
-        capture: Callable[[int], Rows],
+        capture: Callable[[int, Rows], Rows],
     ) -> None:
-        self._counts, self._where, self._exchange = counts, where, exchange
+        self._counts, self._order, self._exchange = counts, order, exchange
         self._like, self._capture = like, capture
-        self._rows = {h: like.new_empty(len(where), exchange.widths[h]) for h in exchange.own}
+        self._rows = {h: like.new_empty(len(order), exchange.widths[h]) for h in exchange.own}
         self._passes = self._start = 0
 
     def up_to(self, share: float) -> None:
@@ -91,22 +96,28 @@ class Filling:
     def pool(self, sites: Sequence[LiveSite]) -> Pool:
         """The pool, once it is full."""
         self.up_to(1.0)
-        of_sites = {site: served(site, self._rows) for site in sites if site.limits}
-        return Pool(len(self._where), self._rows, of_sites)
+        of_sites = {site: served(site, self._rows, self._order) for site in sites if site.limits}
+        return Pool(self._rows, self._order, of_sites)
 
     def _next(self) -> None:
         """A pass in each process."""
         exchange, first = self._exchange, self._passes
         rank, world = exchange.ranks.rank, exchange.ranks.world
         counts = self._counts[first : first + world]
-        mine = self._capture(first + rank) if rank < len(counts) else {}
         here = [*counts] + [0] * (world - len(counts))
-        for found, n in zip(exchange.rows(mine, here, self._like), here, strict=True):
-            place = self._where[self._start : self._start + n]
-            for hook in exchange.own if n else ():
-                self._rows[hook].index_copy_(0, place, found[hook])
-            self._start += n
-        self._passes += world
+        stops = [*accumulate(here, initial=self._start)]
+        places = [
+            {hook: rows[start:stop] for hook, rows in self._rows.items()}
+            for start, stop in pairwise(stops)
+        ]
+        # What no other process is sent is written where it is served from.
+        into = places[0] if world == 1 else {}
+        mine = self._capture(first + rank, into) if rank < len(counts) else {}
+        for found, place in zip(exchange.rows(mine, here, self._like), places, strict=True):
+            for hook, rows in found.items():
+                if rows is not place[hook]:
+                    place[hook].copy_(rows)
+        self._start, self._passes = stops[-1], self._passes + world
 
 
 def joined(parts: Sequence[ActivationBatch]) -> ActivationBatch:
@@ -119,15 +130,17 @@ def joined(parts: Sequence[ActivationBatch]) -> ActivationBatch:
     )
 
 
-def served(site: LiveSite, rows: Mapping[str, Float[Tensor, "row _"]]) -> Int[Tensor, " row"]:
-    """For each row, itself if it is within the site's limits, else the next one that is.
+def served(
+    site: LiveSite, rows: Mapping[str, Float[Tensor, "row _"]], order: Int[Tensor, " row"]
+) -> Int[Tensor, " row"]:
+    """In the place of each row in this order, itself or the next one within the site's limits.
 
     Raises:
         UsageError: no row is.
     """
     inside = torch.stack([rows[h].float().norm(dim=1) <= most for h, most in site.limits.items()])
-    kept = inside.all(dim=0).nonzero()[:, 0]
+    kept = inside.all(dim=0)[order].nonzero()[:, 0]
     if not len(kept):
-        raise UsageError(f"All {inside.shape[1]} rows of a pool at {site.x} are massive.")
-    at = torch.searchsorted(kept, torch.arange(inside.shape[1], device=kept.device))
-    return kept[at % len(kept)]
+        raise UsageError(f"All {len(order)} rows of a pool at {site.x} are massive.")
+    at = torch.searchsorted(kept, torch.arange(len(order), device=kept.device))
+    return order[kept[at % len(kept)]]

@@ -53,12 +53,10 @@ class PoolText:
 
     Attributes:
         order: the rows in the order of serving, by their place in the order of reading.
-        where: its inverse: where each row is served.
     """
 
     passes: list[Passed]
     order: Int[np.ndarray, " row"]
-    where: Int[np.ndarray, " row"]
 
     @property
     def counts(self) -> list[int]:
@@ -135,8 +133,7 @@ class LiveText:
     def _read_pool(self, number: int) -> PoolText:
         passes = [self.read(contexts) for contexts in self.contexts(number)]
         n = sum(int(each.mask.sum()) for each in passes)
-        order = permutation(n, self._options.seed, number)
-        return PoolText(passes, order, np.argsort(order, kind="stable"))
+        return PoolText(passes, permutation(n, self._options.seed, number))
 
     def _epoch_runs(self, epoch: int, n_runs: int) -> Int[np.ndarray, " run"]:
         return permutation(n_runs, self._options.seed, epoch, RUN_CONTEXTS)

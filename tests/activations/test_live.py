@@ -3,6 +3,7 @@
 from dataclasses import replace
 from threading import current_thread, main_thread
 
+import numpy as np
 import pytest
 import torch
 from conftest import TEXT
@@ -14,6 +15,7 @@ from saelab.activations.live_pool import LiveSite
 from saelab.activations.live_text import LiveOptions, LiveText
 from saelab.activations.row_exchange import RowExchange
 from saelab.config import UsageError
+from saelab.lm.hf import load_hugging_face_model
 from saelab.ranks import Ranks
 
 HOOK = "blocks.0.hook_resid_post"
@@ -135,6 +137,28 @@ def test_a_pool_filled_ahead_is_the_same_and_its_passes_are_spread(random_lm, co
     assert max(spread[1:]) < max(bursts[1:])
     streams[1].position = (0, 50)
     assert torch.equal(next(streams[1])[0].x, plain[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_come_as_if_the_pool_was_in_the_order_of_serving(checkpoint, corpus, dtype):
+    lm = load_hugging_face_model(str(checkpoint), device=torch.device("cpu"), dtype=dtype)
+    site = LiveSite(HOOK, "blocks.1.hook_mlp_out")
+    stream = LiveBatches(lm, corpus, [site], 20, options=SMALL)
+    passes, order = stream._text.pool(0).passes, stream._text.pool(0).order
+    first, second = next(stream)[0], next(stream)[0]
+    for hook, some, more in zip(site.hooks, rows_of(first), rows_of(second), strict=True):
+        read = torch.cat(
+            [
+                lm.capture(model_input(p.tokens), [hook])[hook][torch.from_numpy(p.mask)]
+                for p in passes
+            ]
+        )
+        pool = torch.empty_like(read).index_copy_(0, torch.from_numpy(np.argsort(order)), read)
+        assert torch.equal(torch.cat([some, more]), pool[:40].float())
+
+
+def rows_of(batch):
+    return batch.x, batch.target
 
 
 def test_a_thread_reads_the_next_text_and_its_error_counts_only_if_it_is_served(
