@@ -28,7 +28,7 @@ PASSES = 4  # Smaller ones would keep Python as busy, and a GPU less.
 
 
 class LiveBatches(Iterator[list[ActivationBatch]]):
-    """Endless float32 batches for any number of SAEs; one forward pass serves them all.
+    """Endless batches in the model's dtype for any number of SAEs; one pass serves them all.
 
     A pool is filled from runs of contexts all over the text (in order if the text is endless). Its
     rows are shuffled and served, then the next pool is filled. Every SAE gets the same rows in the

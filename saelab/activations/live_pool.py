@@ -60,8 +60,7 @@ class Pool:
     def batch(self, site: LiveSite, start: int, stop: int) -> ActivationBatch:
         """Copies of what is served to SAEs of this site from row `start` to `stop`."""
         chosen = self.served.get(site, self.order)[start:stop]
-        found = (self.rows[hook].index_select(0, chosen).float() for hook in site.hooks)
-        return ActivationBatch(*found)
+        return ActivationBatch(*(self.rows[hook].index_select(0, chosen) for hook in site.hooks))
 
 
 class Filling:

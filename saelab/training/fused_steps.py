@@ -32,11 +32,12 @@ class FusedSteps:
         from saelab.kernels.triton.step.rules import AdamRules
         from saelab.training.fused import FusedOptions, FusedStep
 
+        self.dtype: torch.dtype = getattr(torch, config.precision)
         # The module stays on its device: its weights would take device memory twice.
         options = FusedOptions(
             config.batch_size // replicas_of(sae.shard).count,
             total_variance,
-            getattr(torch, config.precision),
+            self.dtype,
             config.silence,
             config.clip_norm,
             ties=config.ties,

@@ -31,6 +31,7 @@ class OwnSteps:
     name = "own"
     spread: Spread | None = None
     uses_rate = False
+    dtype = torch.float32
 
     def __init__(self, config: TrainConfig, sae: AbstractSAE, device: torch.device) -> None:
         step = sae.to(device).own_step()

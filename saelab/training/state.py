@@ -1,7 +1,7 @@
 """The state of an SAE in training, and one step of it."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,10 @@ from saelab.training.metrics import Report
 from saelab.training.objectives import Objective
 from saelab.training.schedule import learning_rate
 from saelab.training.source import Batch, Source
+from saelab.training.step_parts import as_read
 from saelab.training.steps import StepResult, Steps, choose_steps
 from saelab.training.together import Together
 from saelab.training.untrained import untrained_sae
-from saelab.types import ActivationBatch
 
 
 @dataclass
@@ -171,8 +171,7 @@ class TrainingState:
 
     def train_on(self, batch: Batch, objective: Objective) -> StepResult:
         """One optimizer step."""
-        if isinstance(batch, ActivationBatch) and batch.target is not None:
-            batch = replace(batch, target=batch.target * self.target_scale)
+        batch = as_read(batch, self.steps.dtype, self.target_scale)
         context = LossContext(
             self.target_variance, None, self.step, self.config.n_steps, self.config.seed
         )

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from saelab.sae.base import AbstractSAE
 from saelab.training.average import WeightAverage
 from saelab.training.dead import DeadLatents
-from saelab.types import LossTerms
+from saelab.training.source import Batch
+from saelab.types import ActivationBatch, LossTerms
 
 PREFIX = "sae."
 
@@ -35,6 +37,21 @@ Measure = Callable[[StepResult], object]
 
 def ignore(_: StepResult) -> None:
     """Do nothing with a result."""
+
+
+def as_read(batch: Batch, dtype: torch.dtype, target_scale: float) -> Batch:
+    """The batch as a step reads it: rows of this dtype or float32, and targets times their factor.
+
+    A step that rounds its rows to this dtype would round float32 copies of them to the same bits.
+    """
+    if not isinstance(batch, ActivationBatch):
+        return batch
+    x, target, grad = batch.x, batch.target, batch.grad
+    if x.dtype != dtype:
+        x, target = x.float(), None if target is None else target.float()
+    if target is not None and target_scale != 1.0:
+        target = target * target_scale
+    return ActivationBatch(x, target, grad)
 
 
 def module_tensors(

@@ -39,6 +39,7 @@ class Steps(Protocol):
     Attributes:
         name: the kind of step, for the record.
         uses_rate: whether a learning rate matters.
+        dtype: of the rows that it rounds to; it reads rows in it or in float32.
         average: average of the weights so far, if asked for.
         spread: the other processes' part in it; None for one process.
         measure: called with the result of each step. It never waits for the device and always adds
@@ -47,6 +48,7 @@ class Steps(Protocol):
 
     name: str
     uses_rate: bool
+    dtype: torch.dtype
     average: WeightAverage | None
     spread: Spread | None
     measure: Measure
@@ -90,6 +92,7 @@ class AutogradSteps:
 
     name = "autograd"
     uses_rate = True
+    dtype = torch.float32
 
     def __init__(self, config: TrainConfig, sae: AbstractSAE, device: torch.device) -> None:
         self.config = config

@@ -140,7 +140,9 @@ def test_a_pool_filled_ahead_is_the_same_and_its_passes_are_spread(random_lm, co
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_come_as_if_the_pool_was_in_the_order_of_serving(checkpoint, corpus, dtype):
+def test_rows_come_in_the_models_dtype_and_as_if_the_pool_was_in_the_order_of_serving(
+    checkpoint, corpus, dtype
+):
     lm = load_hugging_face_model(str(checkpoint), device=torch.device("cpu"), dtype=dtype)
     site = LiveSite(HOOK, "blocks.1.hook_mlp_out")
     stream = LiveBatches(lm, corpus, [site], 20, options=SMALL)
@@ -154,7 +156,8 @@ def test_rows_come_as_if_the_pool_was_in_the_order_of_serving(checkpoint, corpus
             ]
         )
         pool = torch.empty_like(read).index_copy_(0, torch.from_numpy(np.argsort(order)), read)
-        assert torch.equal(torch.cat([some, more]), pool[:40].float())
+        assert torch.equal(torch.cat([some, more]), pool[:40])
+        assert some.dtype == dtype
 
 
 def rows_of(batch):

@@ -22,12 +22,14 @@ from saelab.training import fused_graphs
 from saelab.training.config import TrainConfig
 from saelab.training.fused import FusedOptions, FusedStep
 from saelab.training.fused_graphs import TwoGraphs
+from saelab.training.fused_steps import FusedSteps
 from saelab.training.loop import train
 from saelab.training.objectives import Local
 from saelab.training.run import Run
 from saelab.training.run_paths import AVERAGED
 from saelab.training.source import Source
 from saelab.training.state import TrainingState
+from saelab.training.step_parts import as_read
 from saelab.training.steps import AutogradSteps
 from saelab.types import ActivationBatch
 
@@ -94,6 +96,35 @@ def by_autograd(sae, given, **options: Any):
         figures.append({name: float(part) for name, part in done.terms.parts.items()})
         figures[-1]["error"] = float(done.terms.mse_sum)
     return steps, figures
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.37])
+def test_rows_in_the_steps_own_dtype_move_weights_to_the_bits_of_float32_copies(scale):
+    """Live rows come in the model's dtype; they were copied to float32 for every SAE."""
+    config = TrainConfig(
+        sae=FORMS["topk"][0](d_sae=D_SAE, k=K, aux_coefficient=0), activations=Path(),
+        site="", n_tokens=0, batch_size=BATCH, precision="bfloat16",
+    )  # fmt: skip
+    ended = []
+    for copied in (False, True):
+        steps = FusedSteps(config, build("topk", WIDE, NARROW), torch.device(DEVICE), V)
+        for batch in batches(WIDE, NARROW):
+            given = ActivationBatch(batch.x.bfloat16(), batch.wanted.bfloat16())
+            if copied:
+                given = ActivationBatch(given.x.float(), given.wanted.float() * scale)
+            else:
+                given = as_read(given, steps.dtype, scale)
+                assert given.x.dtype == torch.bfloat16
+            steps.optimizer_step(given, Local(), CONTEXT, lr=1e-2, scale=scale)
+        ended.append(steps.tensors())
+    torch.testing.assert_close(*ended, rtol=0, atol=0, equal_nan=True)
+
+
+def test_rows_in_another_dtype_are_read_in_float32():
+    batch = ActivationBatch(torch.full((1, 2), 0.1).half(), torch.full((1, 3), 0.3).half())
+    found = as_read(batch, torch.bfloat16, 0.5)
+    assert torch.equal(found.x, batch.x.float())
+    assert torch.equal(found.wanted, batch.wanted.float() * 0.5)
 
 
 def check_equal(form, d_in, d_out, *, skip=True, options=None, **training):
