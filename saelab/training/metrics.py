@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from saelab.config import Config
 from saelab.console import note
 from saelab.files import atomic_write, telling
-from saelab.kernels.torch.distance import squared_distance
-from saelab.shard import ALONE, Replicas
+from saelab.kernels.torch.figures import add_figures_
+from saelab.shard import LatentShard, replicas_of
 from saelab.training.sinks import Sinks
 from saelab.types import Figures, LossTerms
 
@@ -51,12 +51,14 @@ class Report:
 class IntervalMetrics:
     """Ratios of sums over the steps since the last line; nothing waits for the device.
 
-    The sums stay where they are in the device's memory, so a CUDA graph may add to them.
+    The sums stay where they are in the device's memory, so a CUDA graph may add to them. `shard` is
+    this process's part of the latents, if there are others.
     """
 
-    def __init__(self, mean: Float[Tensor, " d_in"], replicas: Replicas = ALONE) -> None:
-        self.mean, self.replicas = mean, replicas
-        self.error, self.variance, self.active, self.loss = (self._zero() for _ in range(4))
+    def __init__(self, mean: Float[Tensor, " d_in"], shard: LatentShard | None = None) -> None:
+        self.mean, self.shard = mean, shard
+        self._sums = torch.zeros(4, dtype=torch.float64, device=mean.device)
+        self.error, self.variance, self.active, self.loss = self._sums
         self._parts: dict[str, Float[Tensor, ""]] = {}
         self.reset()
 
@@ -80,13 +82,14 @@ class IntervalMetrics:
 
     def interval(self) -> Interval:
         """The sums so far."""
+        error, variance, active, loss = self._sums.tolist()
         return Interval(
             rows=self.rows,
             steps=self.steps,
-            error=float(self.error),
-            variance=float(self.variance),
-            active=float(self.active),
-            loss=float(self.loss),
+            error=error,
+            variance=variance,
+            active=active,
+            loss=loss,
             parts={name: float(part) for name, part in self.parts.items()},
         )
 
@@ -96,24 +99,27 @@ class IntervalMetrics:
         return {name: part for name, part in self._parts.items() if name in self._named}
 
     @torch.no_grad()
-    def add(
-        self, x: Float[Tensor, "batch d_in"], terms: LossTerms, n_active: Int[Tensor, ""]
-    ) -> None:
-        """Add the sums of a step, in which the SAE read `x` and so many latents were active.
+    def add(self, x: Float[Tensor, "batch d_in"], terms: LossTerms) -> None:
+        """Add the sums of a step that reconstructed `x`.
 
         Several replicas add their sums, and their losses' mean.
         """
-        n, within = len(x), terms.variance
-        variance = squared_distance(x, self.mean) if within is None else within * n
-        sums, means = [terms.mse_sum * n, variance, n_active], [terms.total.detach()]
-        found = [*sums, *means, *terms.parts.values()]
-        if self.replicas.count > 1:
-            every = self.replicas.sum_all(torch.stack([value.double() for value in found]))
-            every[len(sums) :] /= self.replicas.count
-            found = [*every]
-        into = [self.error, self.variance, self.active, self.loss, *map(self._part, terms.parts)]
-        for total, value in zip(into, found, strict=True):
-            total.add_(value)
+        shard, within, parts = self.shard, terms.variance, [*terms.parts.values()]
+        here = shard is None and within is None
+        sums = self._sums if here else torch.zeros_like(self._sums)
+        add_figures_(sums, x, self.mean, terms.codes.values, terms.mse_sum, terms.total)
+        if within is not None:
+            sums[1] = within * len(x)
+        if shard is not None:
+            sums[2] = shard.sum_all(sums[2])
+        if (replicas := replicas_of(shard)).count > 1:
+            every = replicas.sum_all(torch.stack([*sums, *(part.double() for part in parts)]))
+            every[3:] /= replicas.count
+            sums, parts = every[:4], [*every[4:]]
+        if not here:
+            self._sums += sums
+        for name, part in zip(terms.parts, parts, strict=True):
+            self._part(name).add_(part)
 
     def count(self, rows: int, parts: Iterable[str]) -> None:
         """Count a step whose sums were added: its rows, and the names of its loss's other terms."""
@@ -124,21 +130,19 @@ class IntervalMetrics:
     def summary(self) -> Figures:
         """Loss, FVU (about the store's mean), L0, the loss's parts, and tokens per second."""
         elapsed = time.perf_counter() - self.started
+        error, variance, active, loss = self._sums.cpu()
         return {
-            "loss": float(self.loss) / self.steps,
-            "fvu": float(self.error / self.variance),
-            "l0": float(self.active) / self.rows,
+            "loss": float(loss) / self.steps,
+            "fvu": float(error / variance),
+            "l0": float(active) / self.rows,
             **{name: float(part) / self.steps for name, part in self.parts.items()},
             "tokens_per_second": (self.rows - self.rows_before) / max(elapsed, 1e-9),
         }
 
     def _part(self, name: str) -> Float[Tensor, ""]:
         if name not in self._parts:
-            self._parts[name] = self._zero()
+            self._parts[name] = self._sums.new_zeros(())
         return self._parts[name]
-
-    def _zero(self) -> Float[Tensor, ""]:
-        return torch.zeros((), dtype=torch.float64, device=self.mean.device)
 
 
 class MetricsLog:

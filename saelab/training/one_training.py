@@ -183,7 +183,8 @@ def begin(out: Path, state: TrainingState, feed: Feed, watch: Watch) -> Training
     """Begin the training at this state, with the reports up to it."""
     mean = torch.from_numpy(feed.source.selection.written.mean).to(state.device, torch.float32)
     mean = mean * state.target_scale
-    report, metrics = state.report, IntervalMetrics(mean, state.replicas)
+    spread, report = state.steps.spread, state.report
+    metrics = IntervalMetrics(mean, None if spread is None else spread.shard)
     text = None if report is None else report.log
     log = None
     if state.ranks.leads:
@@ -192,8 +193,7 @@ def begin(out: Path, state: TrainingState, feed: Feed, watch: Watch) -> Training
         metrics.load(report.interval)
 
     def measure(done: StepResult) -> None:
-        n_active = state.in_all(done.terms.codes.active.sum())
-        metrics.add(done.x, done.terms, n_active)
+        metrics.add(done.x, done.terms)
 
     state.steps.measure = measure
     saved = None if state.checkpoint is None else state.step

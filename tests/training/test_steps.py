@@ -140,7 +140,7 @@ def test_the_figures_sums_stay_where_a_graph_adds_to_them():
     codes = SparseCodes(torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.int64), 4)
     terms = LossTerms(torch.tensor(2.0), torch.tensor(1.5), codes, {"aux_k": torch.tensor(0.5)})
     for _ in range(2):
-        metrics.add(x, terms, codes.active.sum())
+        metrics.add(x, terms)
         metrics.count(len(x), terms.parts)
     found = metrics.summary()
     assert (found["loss"], found["fvu"], found["l0"], found["aux_k"]) == (2.0, 0.5, 2.0, 0.5)
