@@ -243,13 +243,14 @@ def tokens_since(
 
 
 def advance_rates(weights: Weights, adam: AdamRules, rates: Float[Tensor, " 3"]) -> None:
-    """Count a step; its size, the root of the second moment's correction, and the decay."""
+    """Count a step; its size, the root of the second moment's correction, and the decay if any."""
     # In float64: in float32, 1 - 0.999 has five digits.
     b1, b2 = adam.betas
     weights.step.add_(1)
-    rates[:1] = weights.lr / (1 - b1**weights.step)
-    rates[1:2] = (1 - b2**weights.step).sqrt()
-    rates[2:] = 1 - weights.lr * adam.weight_decay
+    torch.div(weights.lr, 1 - b1**weights.step, out=rates[:1])
+    torch.sqrt(1 - b2**weights.step, out=rates[1:2])
+    if adam.weight_decay:
+        rates[2:] = 1 - weights.lr * adam.weight_decay
 
 
 def move_parameter(

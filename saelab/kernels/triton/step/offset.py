@@ -61,6 +61,7 @@ class Offset:
         reads = weights.b_in is None
         self.target = self.x if reads else torch.zeros(batch, d_out, dtype=dtype, device=device)
         self.wanted, self.slope = self.target, None
+        self._nothing = weights.scale.new_zeros(max(d_in, d_out))
         if weights.W_skip is not None:
             self.wanted = weights.scale.new_empty(batch, d_out)
             self.slope = torch.zeros_like(weights.W_skip.value)
@@ -93,12 +94,12 @@ class Offset:
             through: what the encoder's biases send to its input, summed over latents; None if the
                 encoder reads x as it is.
         """
-        w, nothing = self.weights, torch.zeros_like(columns)
+        w, nothing = self.weights, self._nothing[: len(columns)]
         if w.b_in is None:
             return [OffsetGradient(w.b_dec, columns, nothing if through is None else through)]
         assert through is not None
         found = [OffsetGradient(w.b_dec, columns, nothing)]
         if w.W_skip is None or self.slope is None:
-            return [*found, OffsetGradient(w.b_in, torch.zeros_like(through), through)]
+            return [*found, OffsetGradient(w.b_in, self._nothing[: len(through)], through)]
         found.append(OffsetGradient(w.b_in, -(w.W_skip.value @ columns), through))
         return [*found, OffsetGradient(w.W_skip, self.slope, torch.zeros_like(self.slope))]
