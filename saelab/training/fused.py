@@ -96,12 +96,15 @@ class FusedStep:
         step = Step(self.weights, self.rules, options.batch_size, options.launch, exchange)
         self.graphs: Graphs = TwoGraphs(step) if self.rules.sae.jump else OneGraph(step)
         self.n_steps = 0
+        self._lr: float | None = None  # Not known: what is loaded may be another.
         self.mse_sum, self.since_fired = step.mse_sum, self.weights.since_fired
         self.gradient_norm, self.error = step.gradient_norm, step.error
 
     def set_lr(self, lr: float | int) -> None:
         """Set the learning rate of the following steps."""
-        self.weights.lr.fill_(lr)
+        if lr != self._lr:
+            self.weights.lr.fill_(lr)
+            self._lr = lr
 
     def prepare(self, context: LossContext) -> None:
         """Set what the next step needs beside the batch."""
@@ -199,6 +202,7 @@ class FusedStep:
         """Continue from these `tensors`."""
         for name, tensor in self.weights.state().items():
             tensor.copy_(tensors[name])
+        self._lr = None
         self.n_steps, self.graphs.aux.capacity = tensors["counts"].tolist()
         self.graphs.aux.fit(self.n_steps)
 
