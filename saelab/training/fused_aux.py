@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saelab.kernels.sizes import ceil_div, power_of_two
@@ -26,6 +27,33 @@ class AuxRoom:
     def __init__(self, step: Step) -> None:
         self.step, self.capacity = step, 0
         self._made: tuple[int, AuxStep] | None = None
+        cuda = step.mse_sum.is_cuda
+        self._told = torch.zeros((), dtype=torch.int64, pin_memory=cuda)
+        self._there = torch.cuda.Event() if cuda else None
+        self._asked: int | None = None
+
+    def ask(self, number: int) -> None:
+        """Begin to count what `look` will read, before the step of this number, which is the next.
+
+        `look` itself would wait for all that is launched, once for each of many SAEs. Whatever else
+        changes the state in between must `fit` it.
+        """
+        step, rules = self.step, self.step.rules.aux
+        if rules is None or number % self.look_every(rules):
+            return
+        if step.weights.usage is None and step.exchange.shard is None:
+            self._told.copy_(self._soon_dead(rules), non_blocking=True)
+            if self._there is not None:
+                self._there.record()
+            self._asked = number
+
+    def _answer(self, number: int) -> int | None:
+        """How many latents may be dead before the count after this step's; None if not asked."""
+        if self._asked != number:
+            return None
+        if self._there is not None:
+            self._there.synchronize()
+        return int(self._told)
 
     def look(self, number: int) -> AuxStep | None:
         """The working memory for step `number`, if it needs any; counts as `look_every` says."""
@@ -71,6 +99,7 @@ class AuxRoom:
 
         After as many as now, there is enough, and nothing changes.
         """
+        self._asked = None
         if (rules := self.step.rules.aux) is not None:
             every = self.look_every(rules)
             needed = self.room_for_dead(rules, every - number % every)
@@ -92,30 +121,38 @@ class AuxRoom:
         each of many SAEs, would want one at every count. So room grows by a half at least, and is
         only now and then given back.
         """
-        needed, before = self.room_for_dead(rules), self.capacity
+        n = self._answer(number)
+        needed, before = self.room_for_dead(rules, n=n), self.capacity
         if needed > before:
             most, half = self.step.exchange.latents(len(self.step.weights.scale)), before // 2
             grown = ceil_div(before + half, LEAST_CAPACITY) * LEAST_CAPACITY
             return max(needed, min(most, grown) if before else 0)
         if number % SHRINK_EVERY:
             return before
-        tight = self.room_for_dead(rules, parts=32)
+        tight = self.room_for_dead(rules, parts=32, n=n)
         if number % REFIT_EVERY == 0 or not tight:
             return tight
         return before if before <= tight + max(tight // 4, LEAST_CAPACITY) else needed
 
-    def room_for_dead(self, rules: AuxRules, steps: int | None = None, parts: int = 8) -> int:
-        """Room for all latents that can be dead or under-used before the next count.
+    def room_for_dead(
+        self, rules: AuxRules, steps: int | None = None, parts: int = 8, n: int | None = None
+    ) -> int:
+        """Room for all latents that can be dead or under-used before the next count: `n`, if known.
 
         It is a multiple of one of `parts` of the power of two above. It depends only on the state
         at this step, so a resumed run chooses the same.
         """
-        since_fired, exchange = self.step.weights.since_fired, self.step.exchange
-        steps = self.look_every(rules) if steps is None else steps
-        soon = rules.dead_after - steps * self.step.n_rows
-        dead, usage = since_fired >= soon, self.step.weights.usage
-        n = exchange.most((dead if usage is None else dead | usage.underused).sum())
+        exchange = self.step.exchange
+        n = exchange.most(self._soon_dead(rules, steps)) if n is None else n
         if n == 0:
             return 0
         step = max(LEAST_CAPACITY, power_of_two(n) // parts)
-        return min(exchange.latents(len(since_fired)), ceil_div(n, step) * step)
+        most = exchange.latents(len(self.step.weights.since_fired))
+        return min(most, ceil_div(n, step) * step)
+
+    def _soon_dead(self, rules: AuxRules, steps: int | None = None) -> Int[Tensor, ""]:
+        """How many latents can be dead or under-used after so many steps, until the next count."""
+        steps = self.look_every(rules) if steps is None else steps
+        soon = rules.dead_after - steps * self.step.n_rows
+        dead, usage = self.step.weights.since_fired >= soon, self.step.weights.usage
+        return (dead if usage is None else dead | usage.underused).sum()

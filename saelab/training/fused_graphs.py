@@ -71,8 +71,11 @@ class OneGraph:
             return after()
 
         if step.x.is_cuda and self._graphs.ready(aux):
-            return self._graphs.replay(aux, lambda: record(run, step.exchange))
-        return run()
+            done = self._graphs.replay(aux, lambda: record(run, step.exchange))
+        else:
+            done = run()
+        self.aux.ask(number + 1)
+        return done
 
     def codes(self) -> SparseCodes:
         """The codes of the last step; valid until the next step."""

@@ -10,6 +10,7 @@ from rest import rest
 from saelab.bench.machine import Rates, StepShape
 from saelab.bench.step import step_config, time_step
 from saelab.config import UsageError
+from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.torch.zipf import LOOK_EVERY, zipf_budgets
 from saelab.kernels.triton import encode
 from saelab.kernels.triton.step.rules import Launch
@@ -290,6 +291,30 @@ def test_room_for_dead_latents_is_made_before_there_are_any():
     assert room_after(step, REFIT_EVERY, 250, 1000) == 256
 
 
+def test_dead_latents_are_counted_after_the_step_before_the_count_is_read(monkeypatch):
+    """A device is asked a whole step earlier; what is loaded in between is counted anew."""
+    options = FusedOptions(BATCH, V, dead_after=4 * 2 * BATCH, launch=SMALL)
+    step = FusedStep(build(d_sae=40, aux_coefficient=1), options)
+    aux, rules, read = step.graphs.aux, step.rules.aux, LatentExchange.most
+    assert rules is not None
+    assert aux.look_every(rules) == 2
+    waited = []
+    monkeypatch.setattr(LatentExchange, "most", lambda *a: waited.append(1) or read(*a))
+    expected = []
+    for x in batches(8):
+        expected.append(aux.room_for_dead(rules))
+        waited.clear()
+        step(x)
+        assert bool(waited) == (step.n_steps == 1)
+    assert expected[::2] == [0, 0, 0, 40]
+    assert aux.capacity == 40
+    step.load({**step.tensors(), "since_fired": torch.zeros_like(step.since_fired)})
+    waited.clear()
+    step.graphs.aux.look(SHRINK_EVERY)
+    assert waited
+    assert aux.capacity == 0
+
+
 def test_where_latents_die_within_few_steps_room_is_made_for_few_steps():
     """Else it would be for all latents, since each is silent for some steps."""
     step = FusedStep(build(d_sae=600, aux_coefficient=1), FusedOptions(BATCH, V, dead_after=40))
@@ -341,13 +366,17 @@ def test_a_copied_state_continues_to_the_same_bits():
     )
     first.set_lr(1e-2)
     first(x)
+    rest.set_lr(1e-3)
     rest.load(first.tensors())
+    assert float(rest.weights.lr) == 1e-2
     first(y)
     rest(y)
     for name, tensor in first.tensors().items():
         torch.testing.assert_close(
             rest.tensors()[name], tensor, rtol=0, atol=0, equal_nan=True, msg=name
         )
+    rest.set_lr(1e-3)
+    assert float(rest.weights.lr) == 1e-3
 
 
 @pytest.mark.parametrize(
