@@ -15,6 +15,7 @@ from triton.runtime.jit import JITFunction
 
 from saelab.kernels.exchange import LatentExchange
 from saelab.kernels.rules import FusedRule
+from saelab.kernels.triton.figures import add_by_kernels_
 from saelab.kernels.triton.step import aux_k
 from saelab.kernels.triton.step.gradients import Sums
 from saelab.kernels.triton.step.rules import AdamRules, Launch, Rules
@@ -92,10 +93,17 @@ def run_update(dtype, moments, *, tied):
     step.update(Sums(first, first, *given, *rows, *pieces), None)
 
 
+def run_figures(dtype):
+    """What is reported of a step."""
+    rows, one = torch.ones(4, 24, dtype=dtype), torch.ones(())
+    add_by_kernels_(torch.ones(4).double(), rows, torch.ones(24), torch.ones(4, 2), one, one)
+
+
 if __name__ == "__main__":
     JITFunction.run = compile_it
     used = SimpleNamespace(underused=torch.zeros(40, dtype=torch.bool))
     for dtype in (torch.float32, torch.bfloat16):
+        run_figures(dtype)
         run_aux_k(dtype, 0, signed=False)
         run_aux_k(dtype, 10**9, signed=True, usage=used)
         for moments in (torch.float32, torch.bfloat16):

@@ -21,3 +21,4 @@ def test_kernels_of_the_step_compile_for_all_dtypes_without_a_gpu():
     done = found.stdout.split()
     assert done.count("_keep_kernel") == 4
     assert done.count("step_kernel") == 8
+    assert (done.count("_parts_kernel"), done.count("_add_kernel")) == (2, 1)
