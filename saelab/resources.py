@@ -63,6 +63,7 @@ class Plan:
         remedy: what to do where that is too much.
         seconds: how long; None: it is not known.
         disk: bytes to be written, at `path`.
+        beside: bytes of main memory at the peak, where `device` is a GPU.
     """
 
     title: str
@@ -72,11 +73,12 @@ class Plan:
     seconds: float | None = None
     disk: int = 0
     path: Path | None = None
+    beside: int = 0
 
     @property
     def fits(self) -> bool:
         """Whether it can fit in the memory that is free now."""
-        return self.memory <= free_on(self.device)
+        return self.memory <= free_on(self.device) and self.beside <= free_memory()
 
     def announce(self) -> None:
         """Print it on standard error, if there is room for it.
@@ -84,14 +86,19 @@ class Plan:
         Raises:
             UsageError: it cannot fit in what is free now.
         """
-        free = free_on(self.device)
         kind = "GPU memory" if self.device.type == "cuda" else "memory"
-        if self.memory > free:
-            raise UsageError(
-                f"{self.title} takes about {in_bytes(self.memory)} of {kind}, and "
-                f"{in_bytes(free)} is free; {self.remedy}."
-            )
-        parts = [f"{in_bytes(self.memory)} of {kind} ({in_bytes(free)} free)"]
+        needs = [(kind, self.memory, free_on(self.device))]
+        if self.beside:
+            needs.append(("memory", self.beside, free_memory()))
+        for kind, needed, free in needs:
+            if needed > free:
+                raise UsageError(
+                    f"{self.title} takes about {in_bytes(needed)} of {kind}, and "
+                    f"{in_bytes(free)} is free; {self.remedy}."
+                )
+        parts = [
+            f"{in_bytes(needed)} of {kind} ({in_bytes(free)} free)" for kind, needed, free in needs
+        ]
         if self.path is not None:
             room = free_bytes(self.path)
             if self.disk > room:

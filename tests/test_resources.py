@@ -1,5 +1,6 @@
 """What is free is the least of what the machine and its control groups leave."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,22 @@ def test_what_cannot_fit_is_refused(monkeypatch, tmp_path):
     )
     with pytest.raises(UsageError, match=r"writes about 1e\+03 PB at .*; lower --d-sae\."):
         Plan("train", CPU, 3, "lower --d-sae", disk=10**18, path=tmp_path).announce()
+
+
+def test_work_on_a_gpu_may_need_main_memory_too(monkeypatch, capsys):
+    monkeypatch.setattr(resources, "free_on", lambda _: 9 * GB)
+    monkeypatch.setattr(resources, "free_memory", lambda: GB)
+    plan = Plan("features", torch.device("cuda"), 2 * GB, "lower --n-tokens", beside=3 * GB)
+    assert not plan.fits
+    with pytest.raises(UsageError) as raised:
+        plan.announce()
+    assert str(raised.value) == (
+        "features takes about 3 GB of memory, and 1 GB is free; lower --n-tokens."
+    )
+    fitting = replace(plan, beside=GB // 2)
+    assert fitting.fits
+    fitting.announce()
+    said = capsys.readouterr().err
+    assert said == (
+        "features takes 2 GB of GPU memory (9 GB free), 500 MB of memory (1 GB free).\n"
+    )

@@ -7,6 +7,7 @@ import torch
 
 from saelab.activations.corpus import Corpus, tokens_within
 from saelab.activations.forward import model_input
+from saelab.analysis.features.evidence import FIRINGS_AT_ONCE, WORKERS
 from saelab.analysis.features.options import FeatureOptions
 from saelab.analysis.features.reading import ROWS_AT_ONCE, encoded_at_once
 from saelab.analysis.features.weights import COSINES_AT_ONCE
@@ -22,8 +23,10 @@ from saelab.training.run import Run
 
 TRIED_POSITIONS = 512
 FIRING_BYTES = 12
-SORTED = 4
-"""Copies of all firings in memory while they are sorted by latent."""
+LOOKED_UP = 4
+"""Bytes of each firing in memory: the latents of every row."""
+WORKED_ON = 256
+"""Bytes of each firing that a core works on, measured."""
 RESULTS, EXAMPLE_BYTES, OTHER_BYTES = 3, 14, 512
 """The results are in memory as parts, joined, and as the file; OTHER_BYTES: logits, neighbours and
 figures of a latent."""
@@ -45,22 +48,25 @@ def features_plan(
     """
     n_tokens = tokens_within(corpus, options.n_tokens)
     length = corpus.context_length
-    seconds, l0 = _tried(run, lm, sae, corpus, latents)
+    seconds, l0 = _tried(run, lm, sae, corpus, options, latents)
     firings = int(n_tokens * l0)
-    batch = forward_bytes(lm, options.contexts_at_once(lm.device, length), length)
+    passes = forward_bytes(lm, options.contexts_at_once(lm.device, length), length)
     rows = rows_at_once(lm.info.d_vocab, lm.device)
     weights = 4 * max(COSINES_AT_ONCE, 3 * rows * lm.info.d_vocab)
     weights += 4 * min(numbers_at_once(lm.device), 2 * ROWS_AT_ONCE * sae.d_sae)
-    kept = SORTED * FIRING_BYTES * firings
-    results = RESULTS * _latent_bytes(options) * (len(latents) or sae.d_sae)
+    evidence = LOOKED_UP * firings + WORKED_ON * min(WORKERS * FIRINGS_AT_ONCE, firings)
+    evidence += RESULTS * _latent_bytes(options) * (len(latents) or sae.d_sae)
+    own = max(passes, weights)
+    cuda = lm.device.type == "cuda"
     return Plan(
         "features",
         lm.device,
-        max(batch, weights, kept + results) + AT_REST,
+        (own if cuda else max(own, evidence)) + AT_REST,
         "lower --n-tokens or --batch-size, or of a wide SAE --n-examples",
         n_tokens * seconds,
         FIRING_BYTES * (firings + n_tokens * (0 if latents else options.near_miss_ranks)),
         run.path,
+        beside=evidence + AT_REST if cuda else 0,
     )
 
 
@@ -73,15 +79,25 @@ def _latent_bytes(options: FeatureOptions) -> int:
 
 @torch.no_grad()
 def _tried(
-    run: Run, lm: LanguageModel, sae: AbstractSAE, corpus: Corpus, latents: Sequence[int]
+    run: Run,
+    lm: LanguageModel,
+    sae: AbstractSAE,
+    corpus: Corpus,
+    options: FeatureOptions,
+    latents: Sequence[int],
 ) -> tuple[float, float]:
     """Seconds per position, and the number of latents that fire there."""
-    n = max(1, TRIED_POSITIONS // corpus.context_length)
+    # Few positions take a GPU nearly as long as a whole batch.
+    few, cuda = max(1, TRIED_POSITIONS // corpus.context_length), lm.device.type == "cuda"
+    n = options.contexts_at_once(lm.device, corpus.context_length) if cuda else few
+    n = max(1, corpus.available(n))
     tokens, site = model_input(corpus.read(0, n).tokens), run.config.site
     seconds, l0 = 0.0, 0.0
     for _ in range(2):  # What is done for the first time takes longer.
         started = time.perf_counter()
         rows = lm.capture(tokens, [site])[site].flatten(0, 1)
+        if cuda:
+            torch.cuda.synchronize(lm.device)
         some, read = rows[: encoded_at_once(sae)].to(dtype_of(sae)), time.perf_counter()
         chosen = torch.tensor(latents, dtype=torch.long, device=rows.device)
         codes = codes_of(sae, some, chosen) if latents else sae.encode(some)
