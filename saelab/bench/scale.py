@@ -14,7 +14,10 @@ import torch
 from saelab.bench.machine import NO_RATES, StepShape
 from saelab.bench.step import step_config, time_step
 from saelab.config import UsageError
+from saelab.console import in_bytes, note
 from saelab.formats.json_file import read_object
+from saelab.kernels.sizes import ceil_div
+from saelab.resources import free_on
 from saelab.training.together import Together
 
 Kind = Literal["strong", "weak"]
@@ -56,6 +59,8 @@ def measure_own(
 ) -> list[Scaled]:
     """The strong and the weak measurement in these processes; all call it together.
 
+    What does not fit in a process's free memory is said, and left out.
+
     Raises:
         UsageError: so many processes cannot train such an SAE together.
     """
@@ -64,6 +69,13 @@ def measure_own(
     sizes: dict[Kind, StepShape] = {"strong": shape, "weak": replace(shape, **grown)}
     found = []
     for kind, size in sizes.items():
+        needed, free = least_bytes(size, world // count, count, precision), free_on(device)
+        if not all(says == ["True"] for says in together.all_say([str(needed <= free)])):
+            note(
+                f"{size} in {world} process{'' if world == 1 else 'es'} does not fit: each needs "
+                f"{in_bytes(needed)}, and {in_bytes(free)} is free on {device}."
+            )
+            continue
         config = step_config(variant, size, precision=precision)
         if device.type == "cuda":
             torch.cuda.empty_cache()  # The memory of another size does not fit this one.
@@ -71,6 +83,14 @@ def measure_own(
         facts = (world, count, size.d_in, size.d_sae, size.k, size.batch)
         found.append(Scaled(kind, *facts, took.way, took.seconds, took.peak_bytes))
     return found
+
+
+def least_bytes(shape: StepShape, shards: int, replicas: int, precision: str) -> int:
+    """What a process of a fused step needs at least: weights, moments, and pre-activations."""
+    half, latents = precision == "bfloat16", ceil_div(shape.d_sae, shards)
+    each = 12 + 2 * half  # Each weight has two moments, and a copy in bfloat16.
+    rows = shape.batch // replicas
+    return latents * (2 * shape.d_in * each + rows * (2 if half else 4))
 
 
 def launch(

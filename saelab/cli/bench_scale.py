@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 class ScaleArguments(Config):
     """Time one SAE's step in 1, 2, ... processes that share its latents.
 
-    Strong scaling keeps the SAE; weak scaling keeps the latents of a process. The processes are
-    started by torch's launcher, one GPU each; on the CPU they exchange by gloo. With --replicas it
-    also measures replicas that share out the rows of a batch; weak scaling then keeps the rows of
-    each replica.
+    Strong scaling keeps the SAE; weak scaling keeps the latents of a process. What does not fit is
+    said and left out. The processes are started by torch's launcher, one GPU each; on the CPU they
+    exchange by gloo. With --replicas it also measures replicas that share out the rows of a batch;
+    weak scaling then keeps the rows of each replica.
 
         saelab bench scale --processes 1 2 --configs 2304:65536:64:8192 --json scale.json
         saelab bench scale --processes 1 8 16 --replicas 2

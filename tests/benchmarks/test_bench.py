@@ -159,6 +159,17 @@ def test_a_process_of_a_launch_measures_the_step_and_reports(tmp_path, monkeypat
     assert "of ideal" in capsys.readouterr().out
 
 
+def test_what_does_not_fit_in_a_process_is_said_and_left_out(tmp_path, monkeypatch, capsys):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("saelab.bench.scale.free_on", lambda _: 16 * (2 * 8 * 14 + 4 * 2) - 1)
+    file = tmp_path / "scale.json"
+    assert main([*SCALE, "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["steps"] == []
+    said = capsys.readouterr().err
+    assert said.count("in 1 process does not fit: each needs 3.71 kB, and 3.71 kB is free") == 2
+
+
 @pytest.mark.exhaustive
 def test_two_processes_are_measured_together_and_the_first_reports(tmp_path):
     launch = Launch([*SCALE, "--replicas=2", "--json", str(tmp_path / "scale.json")], 2)

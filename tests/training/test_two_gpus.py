@@ -1,4 +1,4 @@
-"""Two GPUs train the SAE that one trains, at a size of the documentation; skipped elsewhere.
+"""Two GPUs train the SAE that one trains, and one that it cannot hold; skipped elsewhere.
 
 The tests with gloo and Triton's interpreter cover every form at small sizes. These cover NCCL, CUDA
 graphs and the sums of real sizes: run them on a machine that is new to you.
@@ -15,11 +15,14 @@ from torch.distributed import TCPStore
 from training.launched import Launch, wait_for_checkpoint
 
 from saelab.activations.arrays import write_arrays
+from saelab.bench.machine import StepShape
+from saelab.bench.step import step_config
 from saelab.sae.context import LossContext
 from saelab.sae.spread import keep_shard
 from saelab.sae.variants import sized
 from saelab.training.fused import FusedOptions, FusedStep
 from saelab.training.run import Run
+from saelab.training.untrained import untrained_sae
 
 DEVICE = "cuda"
 D_IN, D_SAE, K, BATCH, STEPS = 768, 32768, 32, 8192, 500
@@ -114,28 +117,74 @@ def chosen(variant, rank=0, world=1):
     return torch.where(codes.active, hashes, 0).sum(1).cpu()
 
 
-def process(rank, world, port, out):
+def join(rank, world, port):
+    """Become one of the processes that exchange."""
     store = TCPStore("localhost", port)
     backend = "cpu:gloo,cuda:nccl" if DEVICE == "cuda" else "gloo"
     if DEVICE == "cuda":
         torch.cuda.set_device(rank)
     torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
-    sums = {variant: chosen(variant, rank, world) for variant in VARIANTS}
-    save_file(sums, out / f"{rank}")
-    torch.distributed.destroy_process_group()
 
 
-def test_of_equal_numbers_two_gpus_choose_those_of_one(tmp_path):
+def run_both(work, out):
+    """Run this in two processes."""
     server = TCPStore("localhost", 0, is_master=True)
     started = [
-        processes().Process(target=process, args=(rank, 2, server.port, tmp_path))
-        for rank in range(2)
+        processes().Process(target=work, args=(rank, 2, server.port, out)) for rank in range(2)
     ]
     for each in started:
         each.start()
     for each in started:
         each.join()
     assert [each.exitcode for each in started] == [0, 0]
+
+
+def process(rank, world, port, out):
+    join(rank, world, port)
+    sums = {variant: chosen(variant, rank, world) for variant in VARIANTS}
+    save_file(sums, out / f"{rank}")
+    torch.distributed.destroy_process_group()
+
+
+WIDE_IN, WIDE_SAE, WIDE_STEPS, WIDE_BYTES = 2304, 2**21, 100, 135 * 10**9
+"""An SAE that one GPU cannot hold with its pre-activations; the bytes are what two need each."""
+
+
+def errors_of_wide(rank, world, port, out):
+    """The errors of steps of a wide SAE on rows of few directions, in a file of process 0."""
+    join(rank, world, port)
+    device = torch.device(DEVICE, rank) if DEVICE == "cuda" else torch.device(DEVICE)
+    shape = StepShape(WIDE_IN, WIDE_SAE, 64, BATCH)
+    sae = untrained_sae(step_config("topk", shape), WIDE_IN, WIDE_IN, device=device)
+    keep_shard(sae, rank, world)
+    step = FusedStep(sae, FusedOptions(BATCH, float(WIDE_IN), torch.bfloat16), device)
+    generator = torch.Generator(device).manual_seed(1)
+    atoms = torch.randn(256, WIDE_IN, device=device, generator=generator)
+    errors = []
+    for number in range(WIDE_STEPS):
+        amounts = torch.rand(BATCH, 256, device=device, generator=generator)
+        step.set_lr(2e-4)
+        step.prepare(LossContext(float(WIDE_IN), step=number, n_steps=WIDE_STEPS))
+        step(torch.where(amounts < 0.05, 20 * amounts, 0.0) @ atoms)
+        errors.append(step.error.clone())
+    if rank == 0:
+        save_file({"errors": torch.stack(errors).cpu()}, out / "errors")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(
+    torch.cuda.device_count() > 0 and torch.cuda.mem_get_info()[0] < WIDE_BYTES,
+    reason="needs two GPUs with 135 GB free",
+)
+def test_two_gpus_train_two_million_latents(tmp_path):
+    run_both(errors_of_wide, tmp_path)
+    errors = load_file(tmp_path / "errors")["errors"]
+    assert errors.isfinite().all()
+    assert errors[-10:].mean() < errors[:10].mean()
+
+
+def test_of_equal_numbers_two_gpus_choose_those_of_one(tmp_path):
+    run_both(process, tmp_path)
     parts = [load_file(tmp_path / f"{rank}") for rank in range(2)]
     for variant in VARIANTS:
         alone = chosen(variant)
