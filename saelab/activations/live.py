@@ -188,7 +188,7 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         return torch.empty(0, dtype=getattr(torch, self._lm.info.dtype), device=self._lm.device)
 
     def _filling(self, pool: int) -> Filling:
-        """A pool whose rows come in the order of serving."""
+        """A pool whose rows come in the order of reading."""
         text, like = self._text.pool(pool), self._empty()
         return Filling(
             text.counts,

@@ -176,7 +176,7 @@ def _float32(part: Tensor, room: Float[np.ndarray, " room"]) -> Float[np.ndarray
     By numpy: torch's threads would wait for each other where another thread keeps a core busy.
     """
     if part.dtype == torch.float32:
-        return part.numpy()
+        return part.contiguous().numpy()
     found = room[: len(part)]
     if part.dtype == torch.bfloat16:  # The upper half of a float32.
         half = part.view(torch.uint16).numpy()

@@ -49,7 +49,8 @@ class AuxRoom:
 
     def _answer(self, number: int) -> int | None:
         """How many latents may be dead before the count after this step's; None if not asked."""
-        if self._asked != number:
+        asked, self._asked = self._asked, None
+        if asked != number:
             return None
         if self._there is not None:
             self._there.synchronize()

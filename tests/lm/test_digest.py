@@ -37,6 +37,25 @@ def test_a_model_may_move_while_it_is_hashed(chunk, monkeypatch):
     assert moved[0].weight.dtype == torch.float16
 
 
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn),
+        *(torch.int64, torch.bool),
+    ],
+)
+def test_numbers_of_every_type_are_hashed_as_float32(dtype):
+    numbers = (4 * torch.randn(2, 3, 5)).to(dtype)
+    made = nn.Module()
+    made.register_buffer("whole", numbers)
+    made.register_buffer("column", numbers[0, :, 0])
+    made.register_buffer("same", numbers[0, 0, :1].expand(4))
+    made.register_buffer("turned", numbers.movedim(0, 2))
+    made.register_buffer("nothing", numbers[:0])
+    with digested(made) as digest:
+        assert digest() == expected(made.state_dict())
+
+
 def test_what_cannot_be_hashed_is_told_where_the_digest_is_asked_for():
     with pytest.raises(NotImplementedError, match="meta"), digested(model().to("meta")) as digest:
         digest()

@@ -4,6 +4,8 @@ import time
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from saelab.activations.corpus import Corpus, tokens_within
 from saelab.activations.forward import model_input
@@ -15,7 +17,7 @@ from saelab.analysis.histogram import BINS_PER_SIDE
 from saelab.lm.cost import forward_bytes
 from saelab.lm.predictions import rows_at_once
 from saelab.lm.protocol import LanguageModel
-from saelab.resources import Plan
+from saelab.resources import Plan, free_on
 from saelab.sae.base import AbstractSAE
 from saelab.sae.decoder import dtype_of
 from saelab.sae.in_blocks import codes_of, numbers_at_once
@@ -48,16 +50,22 @@ def features_plan(
     """
     n_tokens = tokens_within(corpus, options.n_tokens)
     length = corpus.context_length
-    seconds, l0 = _tried(run, lm, sae, corpus, options, latents)
-    firings = int(n_tokens * l0)
-    passes = forward_bytes(lm, options.contexts_at_once(lm.device, length), length)
+    at_once = options.contexts_at_once(lm.device, length)
+    passes = forward_bytes(lm, at_once, length)
     rows = rows_at_once(lm.info.d_vocab, lm.device)
     weights = 4 * max(COSINES_AT_ONCE, 3 * rows * lm.info.d_vocab)
     weights += 4 * min(numbers_at_once(lm.device), 2 * ROWS_AT_ONCE * sae.d_sae)
-    evidence = LOOKED_UP * firings + WORKED_ON * min(WORKERS * FIRINGS_AT_ONCE, firings)
-    evidence += RESULTS * _latent_bytes(options) * (len(latents) or sae.d_sae)
-    own = max(passes, weights)
-    cuda = lm.device.type == "cuda"
+    own, cuda = max(passes, weights), lm.device.type == "cuda"
+    # Few positions take a GPU nearly as long as a whole batch, if that fits.
+    whole = cuda and own + AT_REST <= free_on(lm.device)
+    n = at_once if whole else max(1, TRIED_POSITIONS // length)
+    seconds, share = _tried(run, lm, sae, corpus, n, latents)
+    firings = int(n_tokens * share.sum())
+    # The firings of one latent are not divided.
+    dense = n_tokens * share.topk(min(WORKERS, len(share))).values
+    worked_on = int(dense.clamp_min(FIRINGS_AT_ONCE).sum())
+    evidence = LOOKED_UP * firings + WORKED_ON * min(worked_on, firings)
+    evidence += RESULTS * _latent_bytes(options) * len(share)
     return Plan(
         "features",
         lm.device,
@@ -83,24 +91,21 @@ def _tried(
     lm: LanguageModel,
     sae: AbstractSAE,
     corpus: Corpus,
-    options: FeatureOptions,
+    n: int,
     latents: Sequence[int],
-) -> tuple[float, float]:
-    """Seconds per position, and the number of latents that fire there."""
-    # Few positions take a GPU nearly as long as a whole batch.
-    few, cuda = max(1, TRIED_POSITIONS // corpus.context_length), lm.device.type == "cuda"
-    n = options.contexts_at_once(lm.device, corpus.context_length) if cuda else few
+) -> tuple[float, Float[Tensor, " latent"]]:
+    """Seconds per position of n contexts, and on what share of them each latent fires."""
     n = max(1, corpus.available(n))
     tokens, site = model_input(corpus.read(0, n).tokens), run.config.site
-    seconds, l0 = 0.0, 0.0
+    seconds, share = 0.0, torch.zeros(0)
     for _ in range(2):  # What is done for the first time takes longer.
         started = time.perf_counter()
         rows = lm.capture(tokens, [site])[site].flatten(0, 1)
-        if cuda:
+        if lm.device.type == "cuda":
             torch.cuda.synchronize(lm.device)
         some, read = rows[: encoded_at_once(sae)].to(dtype_of(sae)), time.perf_counter()
         chosen = torch.tensor(latents, dtype=torch.long, device=rows.device)
         codes = codes_of(sae, some, chosen) if latents else sae.encode(some)
-        l0 = codes.mean_l0()
+        share = codes.firing_counts().cpu() / len(some)
         seconds = (read - started) / len(rows) + (time.perf_counter() - read) / len(some)
-    return seconds, l0
+    return seconds, share
