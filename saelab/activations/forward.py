@@ -18,6 +18,7 @@ from saelab.activations.corpus import PADDING
 from saelab.activations.format import SiteSpec
 from saelab.activations.packing import StoredContexts
 from saelab.activations.sequences import Sequences
+from saelab.kernels.cuda import finish
 from saelab.lm.protocol import ActivationSource
 
 BOXES = 16
@@ -163,8 +164,7 @@ def seconds_per_token(
     _values(lm, some[:1], real[:1], sites)
     start = time.perf_counter()
     _values(lm, some, real, sites)
-    if lm.device.type == "cuda":
-        torch.cuda.synchronize(lm.device)
+    finish(lm.device)
     return (time.perf_counter() - start) / int(real.sum())
 
 

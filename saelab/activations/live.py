@@ -17,6 +17,7 @@ from saelab.activations.mixing import WINDOW_BATCHES, design_effect
 from saelab.activations.resume import check_same_order
 from saelab.activations.row_exchange import RowExchange, Rows
 from saelab.formats.json_file import canonical_digest
+from saelab.kernels.cuda import finish
 from saelab.kernels.sizes import ceil_div
 from saelab.lm.cost import forward_bytes, pass_contexts, recorded_copies
 from saelab.lm.protocol import ActivationSource
@@ -163,8 +164,7 @@ class LiveBatches(Iterator[list[ActivationBatch]]):
         self._captured(Passed(one.contexts[:1], one.tokens[:1], one.mask[:1]), like)
         start = time.perf_counter()
         self._captured(one, like)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        finish(self.device)
         every = max(1, int(one.mask.sum())) * self._exchange.ranks.world
         return (time.perf_counter() - start) / every
 

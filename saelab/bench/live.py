@@ -12,6 +12,7 @@ from saelab.activations.harvest import HarvestOptions, harvest
 from saelab.activations.store import ActivationStore
 from saelab.bench.machine import NO_RATES, StepShape
 from saelab.bench.step import step_config, time_step
+from saelab.kernels.cuda import finish
 from saelab.lm.cost import pass_contexts
 from saelab.lm.hf import load_hugging_face_model
 from saelab.lm.protocol import ActivationSource
@@ -155,8 +156,7 @@ def _passes(lm: ActivationSource, hooks: list[str], size: LiveSize, device: torc
         started = time.perf_counter()
         for some in tokens.split(at_once):
             lm.capture(some, hooks)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        finish(device)
         best = min(best, time.perf_counter() - started)
     # A context has no row of its first token.
     return best / (n * (size.length - 1)) * size.batch_size

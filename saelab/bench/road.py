@@ -21,6 +21,7 @@ from saelab.bench.pace import ROAD
 from saelab.bench.step import step_config, time_step
 from saelab.bench.store import plain_writing
 from saelab.evaluation.evaluate import evaluate
+from saelab.kernels.cuda import finish
 from saelab.kernels.rules import FusedRule
 from saelab.lm.hf import load_hugging_face_model
 from saelab.lm.protocol import LanguageModel
@@ -278,8 +279,7 @@ class Road:
     def _timed(self, work: Callable[[], object]) -> float:
         started = time.perf_counter()
         work()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        finish(self.device)
         return time.perf_counter() - started
 
     def values(self, stages: Sequence[RoadStage]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from saelab.activations.format import Dtype
 from saelab.activations.forward import model_input
 from saelab.activations.harvest import HarvestOptions, plan, record
 from saelab.activations.store import ActivationStore
+from saelab.kernels.cuda import finish
 from saelab.kernels.sizes import ceil_div
 from saelab.lm.protocol import ActivationSource
 
@@ -101,7 +102,7 @@ def compare_reading(
         def epoch() -> None:
             for _ in range(store.n_rows // batch_size):
                 next(batches)
-            _finish(device)
+            finish(device)
 
         taken = _seconds(epoch)
         # Wait for the read-ahead, so that the next reader runs alone.
@@ -147,17 +148,12 @@ def compare_harvest(
     def plain() -> None:
         for batch in batches:
             lm.capture(batch, hooks)
-        _finish(lm.device)
+        finish(lm.device)
 
     times = _in_turns([ours, lambda: _seconds(plain)], rounds)
     return StoreSpeed(
         "harvest", tokens.numel() / times[0], tokens.numel() / times[1], "tokens", 0.9
     )
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _in_turns(actions: Sequence[Callable[[], float]], rounds: int) -> list[float]:

@@ -11,6 +11,7 @@ from saelab.activations.forward import model_input
 from saelab.evaluation.dictionary import MOST_COMPARED, dictionary_cost
 from saelab.evaluation.options import EvaluateOptions
 from saelab.evaluation.suite import asked_for
+from saelab.kernels.cuda import finish
 from saelab.lm.cost import backward_bytes, contexts_at_once, forward_bytes, logits_bytes
 from saelab.lm.protocol import LanguageModel
 from saelab.resources import Plan, batch_budget
@@ -113,6 +114,5 @@ class Evaluated:
             codes = self.sae.encode_for(x, target)
             if self.sae.outer_fit(x, codes) is None:
                 self.sae.decode(codes, x)
-            if tokens.device.type == "cuda":
-                torch.cuda.synchronize(tokens.device)
+            finish(tokens.device)
         return (time.perf_counter() - started) / tokens.numel()

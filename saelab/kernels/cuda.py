@@ -1,4 +1,4 @@
-"""Which operations Triton's kernels can do."""
+"""Which operations Triton's kernels can do, and when a device is done."""
 
 import importlib.util
 from functools import cache
@@ -31,6 +31,12 @@ def runs_batch_select(pre_acts: Tensor, n: int) -> bool:
     batch, d_sae = pre_acts.shape
     fits = 0 < n <= pre_acts.numel() and fits_batch_select(batch, d_sae, n)
     return wanted and fits and runs_triton(pre_acts)
+
+
+def finish(device: torch.device) -> None:
+    """Wait until the device has done all that was launched, so that a clock can be read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 @cache

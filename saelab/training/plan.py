@@ -14,6 +14,7 @@ from saelab.activations.dtypes import itemsize
 from saelab.activations.format import Dtype
 from saelab.activations.live import LiveBatches
 from saelab.config import UsageError
+from saelab.kernels.cuda import finish
 from saelab.kernels.rules import FusedRule
 from saelab.kernels.sizes import GRAM_LATENTS
 from saelab.lm.cost import backward_bytes, logits_bytes
@@ -286,6 +287,5 @@ def _timed(work: Callable[[], object], device: torch.device, rounds: int = 2) ->
     for _ in range(rounds):  # What is done for the first time takes longer.
         started = time.perf_counter()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        finish(device)
     return time.perf_counter() - started

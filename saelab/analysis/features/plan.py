@@ -14,6 +14,7 @@ from saelab.analysis.features.options import FeatureOptions
 from saelab.analysis.features.reading import ROWS_AT_ONCE, encoded_at_once
 from saelab.analysis.features.weights import COSINES_AT_ONCE
 from saelab.analysis.histogram import BINS_PER_SIDE
+from saelab.kernels.cuda import finish
 from saelab.lm.cost import forward_bytes
 from saelab.lm.predictions import rows_at_once
 from saelab.lm.protocol import LanguageModel
@@ -101,8 +102,7 @@ def _tried(
     for _ in range(2):  # What is done for the first time takes longer.
         started = time.perf_counter()
         rows = lm.capture(tokens, [site])[site].flatten(0, 1)
-        if lm.device.type == "cuda":
-            torch.cuda.synchronize(lm.device)
+        finish(lm.device)
         some, read = rows[: encoded_at_once(sae)].to(dtype_of(sae)), time.perf_counter()
         chosen = torch.tensor(latents, dtype=torch.long, device=rows.device)
         codes = codes_of(sae, some, chosen) if latents else sae.encode(some)
