@@ -16,8 +16,8 @@ from saelab.bench.step import step_config, time_step
 from saelab.config import UsageError
 from saelab.console import in_bytes, note
 from saelab.formats.json_file import read_object
-from saelab.kernels.sizes import ceil_div
 from saelab.resources import free_on
+from saelab.training.plan import alone_bytes
 from saelab.training.together import Together
 
 Kind = Literal["strong", "weak"]
@@ -69,28 +69,22 @@ def measure_own(
     sizes: dict[Kind, StepShape] = {"strong": shape, "weak": replace(shape, **grown)}
     found = []
     for kind, size in sizes.items():
-        needed, free = least_bytes(size, world // count, count, precision), free_on(device)
+        config = step_config(variant, size, precision=precision)
+        alone, d = config.of_rows(count), size.d_in
+        needed = alone_bytes(alone, d, d, device, world // count)
+        free = free_on(device)
         if not all(says == ["True"] for says in together.all_say([str(needed <= free)])):
             note(
                 f"{size} in {world} process{'' if world == 1 else 'es'} does not fit: each needs "
                 f"{in_bytes(needed)}, and {in_bytes(free)} is free on {device}."
             )
             continue
-        config = step_config(variant, size, precision=precision)
         if device.type == "cuda":
             torch.cuda.empty_cache()  # The memory of another size does not fit this one.
         took = time_step(config, size, NO_RATES, device, steps=steps, together=together)
         facts = (world, count, size.d_in, size.d_sae, size.k, size.batch)
         found.append(Scaled(kind, *facts, took.way, took.seconds, took.peak_bytes))
     return found
-
-
-def least_bytes(shape: StepShape, shards: int, replicas: int, precision: str) -> int:
-    """What a process of a fused step needs at least: weights, moments, and pre-activations."""
-    half, latents = precision == "bfloat16", ceil_div(shape.d_sae, shards)
-    each = 12 + 2 * half  # Each weight has two moments, and a copy in bfloat16.
-    rows = shape.batch // replicas
-    return latents * (2 * shape.d_in * each + rows * (2 if half else 4))
 
 
 def launch(

@@ -145,9 +145,11 @@ def _memory(source: Source, configs: Sequence[TrainConfig], shards: int) -> int:
     return _weights(source, configs, shards) + held + _model(source) + AT_REST
 
 
-def alone_bytes(config: TrainConfig, d_in: int, d_out: int, device: torch.device) -> int:
-    """Bytes of training this SAE where one process holds all of it, beside the rows."""
-    sizes = d_in, d_out, device
+def alone_bytes(
+    config: TrainConfig, d_in: int, d_out: int, device: torch.device, shards: int = 1
+) -> int:
+    """Bytes of training one SAE in a process that holds it, or one of `shards`; without rows."""
+    sizes = d_in, d_out, device, shards
     return _kept(config, *sizes) + _stepping(config, *sizes) + AT_REST
 
 

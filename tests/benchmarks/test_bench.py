@@ -3,12 +3,16 @@
 import json
 
 import pytest
+import torch
 from benchmarks.planned import checked
 from benchmarks.table import TABLES, written
 from training.test_together import Launch
 
+from saelab.bench.machine import StepShape
 from saelab.bench.scale import gains
+from saelab.bench.step import step_config
 from saelab.cli import main
+from saelab.training.plan import alone_bytes
 
 NAMES = ["harvest", "write, durably", "read shuffled, from disk", "read shuffled, from memory"]
 
@@ -162,12 +166,17 @@ def test_a_process_of_a_launch_measures_the_step_and_reports(tmp_path, monkeypat
 def test_what_does_not_fit_in_a_process_is_said_and_left_out(tmp_path, monkeypatch, capsys):
     for name, value in {"RANK": "0", "WORLD_SIZE": "1"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("saelab.bench.scale.free_on", lambda _: 16 * (2 * 8 * 14 + 4 * 2) - 1)
-    file = tmp_path / "scale.json"
+    config = step_config("topk", StepShape(8, 16, 2, 4))
+    needed, file = alone_bytes(config, 8, 8, torch.device("cpu")), tmp_path / "scale.json"
+    monkeypatch.setattr("saelab.bench.scale.free_on", lambda _: needed - 1)
     assert main([*SCALE, "--json", str(file)]) == 0
     assert json.loads(file.read_text())["steps"] == []
     said = capsys.readouterr().err
-    assert said.count("in 1 process does not fit: each needs 3.71 kB, and 3.71 kB is free") == 2
+    assert said.count("in 1 process does not fit: each needs 210 MB, and 210 MB is free") == 2
+    monkeypatch.setattr("saelab.bench.scale.free_on", lambda _: needed)
+    assert main([*SCALE, "--json", str(file)]) == 0
+    assert len(json.loads(file.read_text())["steps"]) == 2
+    assert "does not fit" not in capsys.readouterr().err
 
 
 @pytest.mark.exhaustive
