@@ -40,6 +40,21 @@ def processes():
     return context
 
 
+def all_end_well(n, work, *arguments):
+    """Run `work(rank, port, *arguments)` in n processes; at this port they find each other."""
+    from torch.distributed import TCPStore
+
+    store = TCPStore("localhost", 0, is_master=True)
+    started = [
+        processes().Process(target=work, args=(rank, store.port, *arguments)) for rank in range(n)
+    ]
+    for each in started:
+        each.start()
+    for each in started:
+        each.join()
+    assert [each.exitcode for each in started] == [0] * n
+
+
 class Command:
     """`saelab` with these arguments and variables in a process of its own, used like a `Popen`."""
 

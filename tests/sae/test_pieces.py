@@ -4,7 +4,7 @@ import weakref
 
 import pytest
 import torch
-from activations.forked import processes
+from activations.forked import all_end_well
 from safetensors.torch import load_file
 from torch.distributed import TCPStore
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -80,15 +80,7 @@ def process(rank, port, out):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     out = tmp_path_factory.mktemp("pieces")
-    store = TCPStore("localhost", 0, is_master=True)
-    started = [
-        processes().Process(target=process, args=(rank, store.port, out)) for rank in range(WORLD)
-    ]
-    for each in started:
-        each.start()
-    for each in started:
-        each.join()
-    assert [each.exitcode for each in started] == [0] * WORLD
+    all_end_well(WORLD, process, out)
     return out
 
 

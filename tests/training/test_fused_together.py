@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from activations.forked import processes
+from activations.forked import all_end_well
 from interpreted import prepare_once_for_each_kernel
 from kernels.triton_device import DEVICE
 from rest import rest
@@ -134,7 +134,7 @@ def few_rooms():
     fused_graphs.LEAST_ROOM = jump.LEAST_ROOM = ROOM  # pyrefly: ignore[bad-assignment]
 
 
-def process(rank, world, port, forms, out, count):
+def process(rank, port, world, forms, out, count):
     prepare_once_for_each_kernel()
     few_rooms()
     store = TCPStore("localhost", port)
@@ -170,16 +170,7 @@ def of_several(tmp_path_factory):
             out = done[quick, count] = tmp_path_factory.mktemp("together")
             firsts = {p: those for (n, p), those in FIRST.items() if n == count}
             forms = {p: [f for f in FORMS if (f in firsts[p]) == quick] for p in firsts}
-            store, n = TCPStore("localhost", 0, is_master=True), 2 * count
-            started = [
-                processes().Process(target=process, args=(rank, n, store.port, forms, out, count))
-                for rank in range(n)
-            ]
-            for each in started:
-                each.start()
-            for each in started:
-                each.join()
-            assert [each.exitcode for each in started] == [0] * n
+            all_end_well(2 * count, process, 2 * count, forms, out, count)
         name = "selected" if form is None else f"{form} {precision}"
         return load_file(done[quick, count] / name)
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from activations.forked import processes
+from activations.forked import all_end_well
 from conftest import TEXT
 from safetensors.torch import load_file
-from torch.distributed import TCPStore
 from training.test_together import Launch, wait_for_checkpoint
 
 from saelab import resources
@@ -169,14 +168,7 @@ def hold_one_together(rank, port, file, out):
 
 def test_an_sae_too_wide_for_one_process_is_held_by_all(sweep, tmp_path, monkeypatch):
     shutil.copytree(sweep.parent / "runs" / "activations", tmp_path / "activations")
-    store = TCPStore("localhost", 0, is_master=True)
-    given = (store.port, sweep, tmp_path)
-    both = [processes().Process(target=hold_one_together, args=(r, *given)) for r in range(2)]
-    for each in both:
-        each.start()
-    for each in both:
-        each.join()
-    assert [each.exitcode for each in both] == [0, 0]
+    all_end_well(2, hold_one_together, sweep, tmp_path)
     expected = load_file(sweep.parent / "runs" / "mlp-0" / "weights.safetensors")
     for name, value in load_file(tmp_path / "mlp-0" / "weights.safetensors").items():
         torch.testing.assert_close(value, expected[name], atol=2e-4, rtol=1e-3)

@@ -7,7 +7,7 @@ from threading import Thread
 
 import pytest
 import torch
-from activations.forked import Command, processes
+from activations.forked import Command, all_end_well
 from conftest import small_config
 from rest import rest
 from safetensors.torch import load_file, save_file
@@ -155,15 +155,7 @@ def integers():
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_of_equal_values_the_first_latent_of_all_processes_wins(flat, tmp_path):
-    store = TCPStore("localhost", 0, is_master=True)
-    started = [
-        processes().Process(target=select, args=(rank, store.port, flat, tmp_path))
-        for rank in range(4)
-    ]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join()
+    all_end_well(4, select, flat, tmp_path)
     x = integers()
     order = (-x.abs().flatten() if flat else -x.abs()).argsort(dim=-1, stable=True)
     chosen = order[..., : 30 if flat else 3]

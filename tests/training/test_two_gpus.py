@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from activations.forked import processes
+from activations.forked import all_end_well
 from safetensors.torch import load_file, save_file
 from torch.distributed import TCPStore
 from training.launched import Launch, wait_for_checkpoint
@@ -117,31 +117,18 @@ def chosen(variant, rank=0, world=1):
     return torch.where(codes.active, hashes, 0).sum(1).cpu()
 
 
-def join(rank, world, port):
-    """Become one of the processes that exchange."""
+def join(rank, port):
+    """Become one of two processes that exchange."""
     store = TCPStore("localhost", port)
     backend = "cpu:gloo,cuda:nccl" if DEVICE == "cuda" else "gloo"
     if DEVICE == "cuda":
         torch.cuda.set_device(rank)
-    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=2)
 
 
-def run_both(work, out):
-    """Run this in two processes."""
-    server = TCPStore("localhost", 0, is_master=True)
-    started = [
-        processes().Process(target=work, args=(rank, 2, server.port, out)) for rank in range(2)
-    ]
-    for each in started:
-        each.start()
-    for each in started:
-        each.join()
-    assert [each.exitcode for each in started] == [0, 0]
-
-
-def process(rank, world, port, out):
-    join(rank, world, port)
-    sums = {variant: chosen(variant, rank, world) for variant in VARIANTS}
+def process(rank, port, out):
+    join(rank, port)
+    sums = {variant: chosen(variant, rank, 2) for variant in VARIANTS}
     save_file(sums, out / f"{rank}")
     torch.distributed.destroy_process_group()
 
@@ -150,13 +137,13 @@ WIDE_IN, WIDE_SAE, WIDE_STEPS, WIDE_BYTES = 2304, 2**21, 100, 135 * 10**9
 """An SAE that one GPU cannot hold with its pre-activations; the bytes are what two need each."""
 
 
-def errors_of_wide(rank, world, port, out):
+def errors_of_wide(rank, port, out):
     """The errors of steps of a wide SAE on rows of few directions, in a file of process 0."""
-    join(rank, world, port)
+    join(rank, port)
     device = torch.device(DEVICE, rank) if DEVICE == "cuda" else torch.device(DEVICE)
     shape = StepShape(WIDE_IN, WIDE_SAE, 64, BATCH)
     sae = untrained_sae(step_config("topk", shape), WIDE_IN, WIDE_IN, device=device)
-    keep_shard(sae, rank, world)
+    keep_shard(sae, rank, 2)
     step = FusedStep(sae, FusedOptions(BATCH, float(WIDE_IN), torch.bfloat16), device)
     generator = torch.Generator(device).manual_seed(1)
     atoms = torch.randn(256, WIDE_IN, device=device, generator=generator)
@@ -177,14 +164,14 @@ def errors_of_wide(rank, world, port, out):
     reason="needs two GPUs with 135 GB free",
 )
 def test_two_gpus_train_two_million_latents(tmp_path):
-    run_both(errors_of_wide, tmp_path)
+    all_end_well(2, errors_of_wide, tmp_path)
     errors = load_file(tmp_path / "errors")["errors"]
     assert errors.isfinite().all()
     assert errors[-10:].mean() < errors[:10].mean()
 
 
 def test_of_equal_numbers_two_gpus_choose_those_of_one(tmp_path):
-    run_both(process, tmp_path)
+    all_end_well(2, process, tmp_path)
     parts = [load_file(tmp_path / f"{rank}") for rank in range(2)]
     for variant in VARIANTS:
         alone = chosen(variant)
