@@ -112,6 +112,7 @@ def test_a_list_is_made_by_keys_ordered_commented_and_taken_back(page: Page, cop
         # The palette knows the latent in hand.
         page.keyboard.press("j")
         expect(page).to_have_url(f"{server.url}/?run=one&latent=10")
+        expect(page.locator("h1:visible")).to_have_text("10")
         page.keyboard.press("Control+k")
         page.keyboard.type("add odd <")
         expect(page.locator("[role=option]").first).to_contain_text(f"10 to {ODD}")
