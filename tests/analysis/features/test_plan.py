@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from stand_in import answer_as
 
 from saelab.analysis.features import FeatureOptions, plan
 from saelab.analysis.features.plan import TRIED_POSITIONS, features_plan
@@ -15,10 +16,8 @@ class OnGpu:
     """A model that says it is on a GPU, and notes how many contexts its passes read."""
 
     def __init__(self, lm):
+        answer_as(self, lm)
         self._lm, self.device, self.passes = lm, torch.device("cuda"), []
-
-    def __getattr__(self, name):
-        return getattr(self._lm, name)
 
     def capture(self, tokens, hooks):
         self.passes.append(len(tokens))
