@@ -176,10 +176,13 @@ def test_what_is_being_typed_survives_a_drawing_of_the_same_page(page: Page, url
 
 def test_latents_are_labelled_one_after_the_other_in_the_list(page: Page, url: str, root: Path):
     page.goto(f"{url}/?run=signed&view=latents&sort=latent")
-    page.get_by_label("Label of latent 11", exact=True).click()
+    field = page.get_by_label("Label of latent 11", exact=True)
+    field.click()
     page.keyboard.type("eleven")
+    drawn = field.element_handle()
     page.keyboard.press("Tab")
-    # The pass that writes it draws the list again; the next field is reached all the same.
+    # The pass that writes it draws the list again, under a link that has the focus.
+    page.wait_for_function("field => !field.isConnected", arg=drawn)
     page.keyboard.press("Tab")
     expect(page.get_by_label("Label of latent 12", exact=True)).to_be_focused()
     page.keyboard.type("twelve\n")

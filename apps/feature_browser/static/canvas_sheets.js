@@ -15,7 +15,7 @@ function shown(canvas) {
 function draw(canvas, html) {
   const old = canvas.sheet
   if (old?.page === html) return
-  const resume = beingTyped(canvas)
+  const resume = beingTyped(canvas) ?? inHand(canvas)
   canvas.hideTip?.()
   canvas.sheet = takeWaiting(canvas, html) ?? newSheet(canvas, html)
   name(canvas.sheet)
@@ -23,6 +23,20 @@ function draw(canvas, html) {
   if (old && mayWait(old, canvas.sheet)) putAside(canvas, old)
   else old?.remove()
   resume?.()
+}
+
+// Whoever goes by the keyboard goes on from where they were: what has the focus is found again by its
+// name when the same page is drawn anew. Call this before drawing, and the result after it.
+function inHand(canvas) {
+  const old = canvas.sheet
+  const held = canvas.getRootNode().activeElement
+  if (!old?.contains(held)) return null
+  const name = (element) => element.ariaLabel ?? element.textContent
+  const alike = () => [...canvas.sheet.querySelectorAll(held.localName)].filter((other) => name(other) === name(held))
+  const at = alike().indexOf(held)
+  return () => {
+    if (String(old.names) === String(canvas.sheet.names)) alike()[at]?.focus({ preventScroll: true })
+  }
 }
 
 // A page that is turned to looks as it was drawn, so what the reader has changed cannot wait.
