@@ -11,6 +11,8 @@ from feature_browser.pages.compare.nearest import Nearest, nearest
 
 ALIKE = 0.7
 """The least cosine at which two latents count as the same direction."""
+SURE_PLACES = 5
+"""The decimal places of a cosine in float32 that do not depend on the order of its sums."""
 KINDS = {
     "matched": "each is the other's nearest, and nobody else's",
     "split": "several latents of the other run have this one as their nearest",
@@ -35,10 +37,12 @@ class Side:
     followers: Int[ndarray, " latent"]
 
     def of_kind(self, kind: str) -> Int[ndarray, " found"]:
-        """The latents of a kind, or all, those with the highest cosines first."""
+        """The latents of a kind, or all, the highest cosines first; equal ones in order."""
         wanted = self.kind == list(KINDS).index(kind) if kind else np.ones(len(self.kind), bool)
         found = np.flatnonzero(wanted)
-        return found[np.argsort(-self.nearest.cosine[found], kind="stable")]
+        # Rounded, or the last bits would decide, and each machine sums its own way.
+        cosine = self.nearest.cosine[found].round(SURE_PLACES)
+        return found[np.argsort(-cosine, kind="stable")]
 
     def counts(self) -> dict[str, int]:
         """The number of latents of each kind; they sum to all."""
