@@ -9,7 +9,6 @@ from saelab.analysis.features.firings import (
     Firings,
     Lot,
     at,
-    chance,
     contenders,
     first_of_each,
     largest_first,
@@ -17,7 +16,6 @@ from saelab.analysis.features.firings import (
     new_groups,
     owners,
     spread,
-    starts,
 )
 
 N_COACTIVE = 8
@@ -42,7 +40,7 @@ def coactive(codes: RecordedCodes, firings: Firings, seed: int) -> dict[str, nda
     latents = np.full((n, N_COACTIVE), -1, dtype=np.int64)
     jaccard = np.zeros((n, N_COACTIVE), dtype=np.float32)
     theirs = codes.counts.astype(np.float32)
-    ends, low = starts(asked.counts), 0
+    ends, low = asked.begins, 0
     while low < n:
         high = int(np.searchsorted(ends, ends[low] + EVENTS_AT_ONCE, side="right")) - 1
         high = min(max(high, low + 1), low + PAIRS // codes.d_sae, n)
@@ -56,9 +54,9 @@ def _sampled(firings: Firings, seed: int) -> Bool[ndarray, " event"]:
     kept = np.ones(len(firings), dtype=bool)
     crowded = np.flatnonzero((firings.counts > MOST_FIRINGS)[firings.latent])
     if len(crowded):
-        some = firings.take(crowded)
-        lot = chance(seed, Lot.COACTIVE, some.latent + some.first, some.row)
-        chosen = lowest_of_each(some.latent, lot, some.n_latents, MOST_FIRINGS)
+        lot = firings.lots(seed, Lot.COACTIVE)[crowded]
+        counts = np.where(firings.counts > MOST_FIRINGS, firings.counts, 0)
+        chosen = lowest_of_each(firings.latent[crowded], lot, counts, MOST_FIRINGS)
         kept[crowded] = False
         kept[crowded[chosen[chosen >= 0]]] = True
     return kept

@@ -19,7 +19,7 @@ from saelab.analysis.features.examples import (
 )
 from saelab.analysis.features.firings import Firings, starts
 from saelab.analysis.features.options import FeatureOptions
-from saelab.analysis.features.statistics import figures
+from saelab.analysis.features.statistics import Strata, figures
 from saelab.analysis.features.token_index import Postings, TokenIndex
 from saelab.analysis.histogram import one_sided
 from saelab.console import progress
@@ -86,8 +86,8 @@ def _of_range(
     codes: RecordedCodes, options: FeatureOptions, firings: Firings
 ) -> dict[str, ndarray]:
     latents = firings.first, firings.first + firings.n_latents
-    arrays = figures(firings, options.n_strata)
-    arrays |= examples(firings, arrays["strata/edges"], options)
+    strata = Strata.of(firings, options.n_strata)
+    arrays = figures(firings, strata) | examples(firings, strata, options)
     missed = codes.near_misses(*latents)
     if missed is not None:
         arrays |= near_miss_examples(firings, missed, options.n_silent)

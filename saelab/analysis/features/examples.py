@@ -19,21 +19,19 @@ from saelab.analysis.features.firings import (
     starts,
 )
 from saelab.analysis.features.options import FeatureOptions
-from saelab.analysis.features.statistics import strata_of
+from saelab.analysis.features.statistics import Strata
 
 LARGEST_HALF = 65504.0
 TRIED = 4
 """The largest examples are looked for among this many times as many firings first."""
 
 
-def examples(
-    firings: Firings, edges: Float32[ndarray, "latent edge"], options: FeatureOptions
-) -> dict[str, ndarray]:
+def examples(firings: Firings, strata: Strata, options: FeatureOptions) -> dict[str, ndarray]:
     """The kinds top, negative, strata and random."""
     chosen = {
         "top": extreme(firings, 1, options.n_examples),
         "negative": extreme(firings, -1, options.n_examples),
-        "strata": from_strata(firings, edges, options),
+        "strata": from_strata(firings, strata, options),
         "random": at_random(firings, options),
     }
     arrays: dict[str, ndarray] = {}
@@ -69,19 +67,18 @@ def _peaks(firings: Firings, among: Bool[ndarray, " event"], n: int) -> Int[ndar
 
 def at_random(firings: Firings, options: FeatureOptions) -> Int[ndarray, "latent n"]:
     """A fair sample of all firings, without replacement."""
-    lot = chance(options.seed, Lot.RANDOM, firings.latent + firings.first, firings.row)
-    return lowest_of_each(firings.latent, lot, firings.n_latents, options.n_examples)
+    lots = firings.lots(options.seed, Lot.RANDOM)
+    return lowest_of_each(firings.latent, lots, firings.counts, options.n_examples)
 
 
 def from_strata(
-    firings: Firings, edges: Float32[ndarray, "latent edge"], options: FeatureOptions
+    firings: Firings, strata: Strata, options: FeatureOptions
 ) -> Int[ndarray, "latent n"]:
     """A fair sample of every stratum; the lowest stratum's slots come first."""
-    n_strata = options.n_strata
-    group = firings.latent * n_strata + strata_of(firings, np.abs(firings.value), edges)
-    lot = chance(options.seed, Lot.STRATA, firings.latent + firings.first, firings.row)
-    found = lowest_of_each(group, lot, firings.n_latents * n_strata, options.n_per_stratum)
-    return found.reshape(firings.n_latents, n_strata * options.n_per_stratum)
+    lots = firings.lots(options.seed, Lot.STRATA)
+    population = strata.population.ravel()
+    found = lowest_of_each(strata.group, lots, population, options.n_per_stratum)
+    return found.reshape(firings.n_latents, -1)
 
 
 def placed(firings: Firings, events: Int[ndarray, "latent n"]) -> dict[str, ndarray]:

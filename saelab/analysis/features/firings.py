@@ -9,7 +9,7 @@ from enum import IntEnum
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Integer, UInt32, UInt64
+from jaxtyping import Bool, Float, Float32, Float64, Int, Integer, UInt32, UInt64
 from numpy import ndarray
 
 
@@ -70,9 +70,30 @@ class Firings:
         return self.latent * self.text.n_contexts + self.context
 
     @cached_property
+    def begins(self) -> Int[ndarray, " latent_plus_1"]:
+        """Where each latent's firings start, and the end of the last."""
+        # Searched, not counted: np.bincount would keep all other threads waiting.
+        return np.searchsorted(self.latent, np.arange(self.n_latents + 1))
+
+    @cached_property
     def counts(self) -> Int[ndarray, " latent"]:
         """The number of firings of each latent."""
-        return np.bincount(self.latent, minlength=self.n_latents)
+        return np.diff(self.begins)
+
+    def sums(self, number: Float[ndarray, " event"]) -> Float64[ndarray, " latent"]:
+        """The sum of each latent's numbers."""
+        total, fires = np.zeros(self.n_latents), self.counts > 0
+        if fires.any():
+            total[fires] = np.add.reduceat(number, self.begins[:-1][fires], dtype=np.float64)
+        return total
+
+    @cached_property
+    def _mixed(self) -> UInt64[ndarray, " event"]:
+        return _mixed_events(self.latent + self.first, self.row)
+
+    def lots(self, seed: int, purpose: "Lot") -> UInt32[ndarray, " event"]:
+        """The `chance` of each firing."""
+        return _lots(self._mixed, seed, purpose)
 
     @cached_property
     def ascending(self) -> Float32[ndarray, " event"]:
@@ -86,7 +107,7 @@ class Firings:
         """The `n` largest firings of each latent, and those of equal size."""
         if not len(self):
             return np.zeros(0, dtype=bool)
-        rank = starts(self.counts)[:-1] + np.maximum(self.counts - n, 0)
+        rank = self.begins[:-1] + np.maximum(self.counts - n, 0)
         least = self.ascending[np.minimum(rank, len(self) - 1)]
         return np.abs(self.value) >= least[self.latent]
 
@@ -150,10 +171,16 @@ def contenders(
 
 
 def lowest_of_each(
-    group: Int[ndarray, " event"], lot: UInt32[ndarray, " event"], n_groups: int, n: int
+    group: Int[ndarray, " event"],
+    lot: UInt32[ndarray, " event"],
+    counts: Int[ndarray, " group"],
+    n: int,
 ) -> Int[ndarray, "group n"]:
-    """As `first_of_each` by random numbers; only those that are low for their group are sorted."""
-    counts = np.bincount(group, minlength=n_groups)
+    """As `first_of_each` by random numbers; only those that are low for their group are sorted.
+
+    `counts` has the number of events of each group.
+    """
+    n_groups = len(counts)
     # Six standard deviations more than n are expected below it.
     share = np.minimum((n + 6 * n**0.5 + 16) / np.maximum(counts, 1), 1)
     low = lot <= (share * (2**32 - 1)).astype(np.uint32)[group]
@@ -242,13 +269,34 @@ def chance(
     So the draws depend neither on batches nor on interruptions. The mixing function is
     SplitMix64's.
     """
-    key = _mixed(np.array([(seed * 0x9E3779B97F4A7C15 + purpose) % 2**64], dtype=np.uint64))
-    events = latent.astype(np.uint64) << np.uint64(40) ^ row.astype(np.uint64)
-    return (_mixed(_mixed(events) ^ key) >> np.uint64(32)).astype(np.uint32)
+    return _lots(_mixed_events(latent, row), seed, purpose)
 
 
-def _mixed(x: UInt64[ndarray, " n"]) -> UInt64[ndarray, " n"]:
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+def _mixed_events(
+    latent: Int[ndarray, " event"], row: Int[ndarray, " event"]
+) -> UInt64[ndarray, " event"]:
+    events = latent.astype(np.uint64)
+    events <<= np.uint64(40)
+    events ^= row.astype(np.uint64)
+    return _mix(events)
+
+
+def _lots(mixed: UInt64[ndarray, " event"], seed: int, purpose: Lot) -> UInt32[ndarray, " event"]:
+    key = _mix(np.array([(seed * 0x9E3779B97F4A7C15 + purpose) % 2**64], dtype=np.uint64))
+    lots = _mix(mixed ^ key)
+    lots >>= np.uint64(32)
+    return lots.astype(np.uint32)
+
+
+def _mix(x: UInt64[ndarray, " n"]) -> UInt64[ndarray, " n"]:
+    """SplitMix64's mixing function, in place."""
+    x += np.uint64(0x9E3779B97F4A7C15)
+    shifted = x >> np.uint64(30)
+    x ^= shifted
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    np.right_shift(x, np.uint64(27), out=shifted)
+    x ^= shifted
+    x *= np.uint64(0x94D049BB133111EB)
+    np.right_shift(x, np.uint64(31), out=shifted)
+    x ^= shifted
+    return x

@@ -1,38 +1,61 @@
 """Exact figures of each latent's firings: moments, histogram, strata."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float, Float32, Int
 from numpy import ndarray
 
-from saelab.analysis.features.firings import Firings, starts
+from saelab.analysis.features.firings import Firings
 from saelab.analysis.histogram import histograms, ranges
 
 
-def figures(firings: Firings, n_strata: int) -> dict[str, ndarray]:
+@dataclass(frozen=True)
+class Strata:
+    """Each latent's firings divided by size into parts of nearly equal number.
+
+    Attributes:
+        edges: exact quantiles of each latent's |value|: firings of rank floor(n s / S), and the
+            largest; zero for a latent that never fires.
+        group: `latent * n_strata + stratum` of each firing; its stratum is the number of inner
+            edges that it reaches.
+        population: the number of firings in each stratum.
+    """
+
+    edges: Float32[ndarray, "latent edge"]
+    group: Int[ndarray, " event"]
+    population: Int[ndarray, "latent stratum"]
+
+    @classmethod
+    def of(cls, firings: Firings, n_strata: int) -> "Strata":
+        """The strata of these firings."""
+        edges = _edges(firings, n_strata)
+        size, stratum = np.abs(firings.value), np.zeros(len(firings), dtype=np.int32)
+        for inner in edges[:, 1:-1].T:
+            stratum += size >= np.ascontiguousarray(inner)[firings.latent]
+        group = firings.latent * n_strata + stratum
+        population = np.bincount(group, minlength=firings.n_latents * n_strata)
+        return cls(edges, group, population.reshape(firings.n_latents, n_strata))
+
+
+def figures(firings: Firings, strata: Strata) -> dict[str, ndarray]:
     """The datasets of the groups latent, histogram and strata."""
-    size = np.abs(firings.value)
-    edges = strata_edges(firings, size, n_strata)
-    largest = edges[:, -1]
+    largest = strata.edges[:, -1]
     span = ranges(largest)
-    population = np.bincount(
-        firings.latent * n_strata + strata_of(firings, size, edges),
-        minlength=firings.n_latents * n_strata,
-    )
+    negative = firings.take(np.flatnonzero(firings.value < 0))
     return {
         "latent/n_fired": firings.counts,
-        "latent/n_negative": np.bincount(
-            firings.latent[firings.value < 0], minlength=firings.n_latents
-        ),
+        "latent/n_negative": negative.counts,
         "latent/max": largest,
-        **moments(firings, size),
+        **moments(firings),
         "histogram/range": span,
         "histogram/counts": histograms(firings.latent, firings.value, span),
-        "strata/edges": edges,
-        "strata/population": population.astype(np.uint32).reshape(firings.n_latents, n_strata),
+        "strata/edges": strata.edges,
+        "strata/population": strata.population.astype(np.uint32),
     }
 
 
-def moments(firings: Firings, size: Float[ndarray, " event"]) -> dict[str, ndarray]:
+def moments(firings: Firings) -> dict[str, Float32[ndarray, " latent"]]:
     """Mean |a| over the firings; E[a^2], skew and kurtosis about zero over all tokens.
 
     Skew is E[a^3] / E[a^2]^1.5 and kurtosis E[a^4] / E[a^2]^2, as OpenAI's viewer defines them
@@ -42,13 +65,14 @@ def moments(firings: Firings, size: Float[ndarray, " event"]) -> dict[str, ndarr
     n_rows = max(1, len(firings.text.place))
 
     def mean(power: Float[ndarray, " event"]) -> Float[ndarray, " latent"]:
-        sums = np.bincount(firings.latent, weights=power, minlength=firings.n_latents)
-        return sums / n_rows
+        return firings.sums(power) / n_rows
 
-    second, third, fourth = mean(value**2), mean(value**3), mean(value**4)
+    # By products: a power is a call for each number.
+    square = value * value
+    second, third, fourth = mean(square), mean(square * value), mean(square * square)
     safe = np.where(second > 0, second, 1.0)
     columns = {
-        "mean": mean(size) * n_rows / np.maximum(1, firings.counts),
+        "mean": firings.sums(np.abs(value)) / np.maximum(1, firings.counts),
         "mean_square": second,
         "skew": third / safe**1.5,
         "kurtosis": fourth / safe**2,
@@ -56,27 +80,11 @@ def moments(firings: Firings, size: Float[ndarray, " event"]) -> dict[str, ndarr
     return {f"latent/{name}": column.astype(np.float32) for name, column in columns.items()}
 
 
-def strata_edges(
-    firings: Firings, size: Float32[ndarray, " event"], n_strata: int
-) -> Float32[ndarray, "latent edge"]:
-    """Exact quantiles of each latent's |value|: firings of rank floor(n s / S), and the largest.
-
-    They are zero for a latent that never fires.
-    """
-    start, count = starts(firings.counts)[:-1, None], firings.counts[:, None]
+def _edges(firings: Firings, n_strata: int) -> Float32[ndarray, "latent edge"]:
+    start, count = firings.begins[:-1, None], firings.counts[:, None]
     rank = count * np.arange(n_strata + 1) // n_strata
     place = start + np.minimum(rank, np.maximum(count - 1, 0))
     fires = np.broadcast_to(count > 0, place.shape)
     edges = np.zeros(place.shape, dtype=np.float32)
     edges[fires] = firings.ascending[place[fires]]
     return edges
-
-
-def strata_of(
-    firings: Firings, size: Float32[ndarray, " event"], edges: Float32[ndarray, "latent edge"]
-) -> Int[ndarray, " event"]:
-    """The stratum of each firing: the number of inner edges that it reaches."""
-    stratum = np.zeros(len(size), dtype=np.int64)
-    for inner in edges[:, 1:-1].T:
-        stratum += size >= inner[firings.latent]
-    return stratum

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from saelab.analysis.features.evidence import evidence_arrays
 from saelab.analysis.features.examples import at_random, from_strata, silent_examples
 from saelab.analysis.features.options import FeatureOptions
-from saelab.analysis.features.statistics import figures
+from saelab.analysis.features.statistics import Strata
 
 OPTIONS = FeatureOptions(n_examples=3, reach=2, n_strata=3, n_per_stratum=2, n_silent=2)
 
@@ -142,12 +142,12 @@ def sixty(tmp_path_factory):
 def test_samples_are_fair(sixty):
     """Each of 60 firings, and each of 6 silent contexts, should be kept equally often."""
     firings = sixty.codes.firings(0, 1)
-    edges = figures(firings, 3)["strata/edges"]
+    strata = Strata.of(firings, 3)
     firing, stratum, silent = np.zeros(61), np.zeros(61), np.zeros(12)
     for seed in range(300):
         options = replace(OPTIONS, seed=seed)
         firing[firings.value[at_random(firings, options)].astype(int)] += 1
-        stratum[firings.value[from_strata(firings, edges, options)].astype(int)] += 1
+        stratum[firings.value[from_strata(firings, strata, options)].astype(int)] += 1
         silent[silent_examples(firings, options)["silent/context"]] += 1
     assert silent[:6].sum() == 0
     # 59, 59 and 5 degrees of freedom: p is about 1e-4.

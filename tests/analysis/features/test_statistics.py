@@ -6,14 +6,18 @@ from analysis.features.cases import random_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saelab.analysis.features.statistics import figures
+from saelab.analysis.features.statistics import Strata, figures
+
+
+def figures_of(firings, n_strata):
+    return figures(firings, Strata.of(firings, n_strata))
 
 
 @settings(max_examples=12)
 @given(seed=st.integers(0, 10**6), n_strata=st.integers(1, 6), rate=st.sampled_from([0.03, 0.4]))
 def test_counts_moments_and_strata_equal_brute_force(tmp_path_factory, seed, n_strata, rate):
     case = random_case(tmp_path_factory.mktemp("codes"), seed, rate=rate)
-    arrays = figures(case.codes.firings(0, 6), n_strata)
+    arrays = figures_of(case.codes.firings(0, 6), n_strata)
     for latent, values in enumerate(case.rows.T.astype(np.float64)):
         fired = np.abs(values[values != 0])
         assert arrays["latent/n_fired"][latent] == len(fired)
@@ -43,7 +47,7 @@ def test_counts_moments_and_strata_equal_brute_force(tmp_path_factory, seed, n_s
 
 def test_density_times_the_mean_when_on_is_the_mean_over_all_tokens(tmp_path):
     case = random_case(tmp_path, 2)
-    arrays = figures(case.codes.firings(0, 6), 5)
+    arrays = figures_of(case.codes.firings(0, 6), 5)
     density = arrays["latent/n_fired"] / len(case.rows)
     assert density * arrays["latent/mean"] == pytest.approx(np.abs(case.rows).mean(axis=0))
 
@@ -53,5 +57,5 @@ def test_without_ties_the_strata_have_equal_populations(tmp_path):
     firings = case.codes.firings(0, 6)
     distinct = np.random.default_rng(0).permutation(len(firings)).astype(np.float32) + 1
     firings.value[:] = distinct
-    population = figures(firings, 5)["strata/population"].astype(int)
+    population = figures_of(firings, 5)["strata/population"].astype(int)
     assert (population.max(axis=1) - population.min(axis=1) <= 1).all()
