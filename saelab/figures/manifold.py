@@ -38,6 +38,8 @@ def _points(found: Manifold, palette: Palette) -> go.Scattergl:
     # The weakest are drawn first, so that they hide no strong one.
     order = abs(found.strength).argsort()
     largest = float(abs(found.strength).max(initial=0)) or 1.0
+    # In float32 the sum of both shares may exceed 1.
+    opacity = (0.15 + 0.85 * abs(found.strength[order]) / largest).clip(max=1)
     scale = [[0, palette.negative], [0.5, palette.line], [1, palette.positive]]
     return go.Scattergl(
         x=found.points[order, 0].tolist(),
@@ -48,7 +50,7 @@ def _points(found: Manifold, palette: Palette) -> go.Scattergl:
             "colorscale": scale,
             "cmin": -largest,
             "cmax": largest,
-            "opacity": (0.15 + 0.85 * abs(found.strength[order]) / largest).tolist(),
+            "opacity": opacity.tolist(),
             "size": 5,
             "colorbar": {"title": "strength", "thickness": 12, "x": 0.62},
         },
