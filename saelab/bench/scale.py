@@ -67,17 +67,19 @@ def measure_own(
     world, count = together.ranks.world, together.replicas.count
     grown = {"d_sae": shape.d_sae * world // count, "batch": shape.batch * count}
     sizes: dict[Kind, StepShape] = {"strong": shape, "weak": replace(shape, **grown)}
-    found = []
+    found, left_out = [], []
     for kind, size in sizes.items():
         config = step_config(variant, size, precision=precision)
         alone, d = config.of_rows(count), size.d_in
         needed = alone_bytes(alone, d, d, device, world // count)
         free = free_on(device)
         if not all(says == ["True"] for says in together.all_say([str(needed <= free)])):
-            note(
-                f"{size} in {world} process{'' if world == 1 else 'es'} does not fit: each needs "
-                f"{in_bytes(needed)}, and {in_bytes(free)} is free on {device}."
-            )
+            if size not in left_out:  # In one process both are of the same size.
+                note(
+                    f"{size} in {world} process{'' if world == 1 else 'es'} does not fit: each "
+                    f"needs {in_bytes(needed)}, and {in_bytes(free)} is free on {device}."
+                )
+            left_out.append(size)
             continue
         if device.type == "cuda":
             torch.cuda.empty_cache()  # The memory of another size does not fit this one.
