@@ -102,7 +102,11 @@ def read_model_config(name: str, *, fetch: bool = True) -> Any:  # noqa: ANN401 
 
     where, local = location(name), {"local_files_only": not fetch}
     with _explained(name):
-        config, _ = transformers.PreTrainedConfig.get_config_dict(where, **local)
+        # Some versions of transformers return what else there is, others stumble over it.
+        try:
+            config, _ = transformers.PreTrainedConfig.get_config_dict(where, **local)
+        except TypeError:
+            config = None
         if not isinstance(config, dict):
             raise ValueError("config.json holds no JSON object")
     _check_config(name, config)
