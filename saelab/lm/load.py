@@ -20,7 +20,7 @@ from saelab.collector import paused
 from saelab.config import UsageError
 from saelab.extras import required
 from saelab.lm.checkpoint import location, read_checkpoint
-from saelab.lm.protocol import ModelInfo
+from saelab.lm.protocol import ActivationSource, ModelInfo
 
 if TYPE_CHECKING:
     from saelab.lm.bridge import BridgeLanguageModel
@@ -127,6 +127,23 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if chosen.type == "cuda" and chosen.index is not None:
         torch.cuda.set_device(chosen)
     return chosen
+
+
+def device_beside(lm: ActivationSource | None, device: str | torch.device) -> torch.device:
+    """As `resolve_device` for what runs `lm`, if there is one; for `auto`, where `lm` is.
+
+    Raises:
+        UsageError: the device does not exist here, or is not the one of `lm`.
+    """
+    if lm is None:
+        return resolve_device(device)
+    own = torch.empty(0, device=lm.device).device
+    where = own if str(device) == "auto" else resolve_device(device)
+    if torch.empty(0, device=where).device != own:
+        raise UsageError(
+            f"The model is on {own}, not on {where}; load it there, or leave out the device."
+        )
+    return where
 
 
 def own_device(device: str) -> torch.device:

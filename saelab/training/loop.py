@@ -11,7 +11,7 @@ from saelab.config import UsageError
 from saelab.console import progress, say
 from saelab.files import check_directory, is_temporary
 from saelab.interrupt import Stopped, StopRequest, stop_on_signal
-from saelab.lm.load import resolve_device
+from saelab.lm.load import device_beside
 from saelab.lm.protocol import ActivationSource
 from saelab.lock import RUN_LOCK, writing
 from saelab.owner import read_owner, runs
@@ -49,7 +49,7 @@ def train(
     """The trained run at `out`; an interrupted one continues from its last checkpoint.
 
     SIGTERM, SIGHUP or Ctrl-C saves a checkpoint and raises SystemExit. `lm` is the language model
-    for live or end-to-end training; it is loaded if not given.
+    for live or end-to-end training, which is then where it is; it is loaded if not given.
 
     Raises:
         UsageError: the store, the site or an option does not fit, `out` holds another run
@@ -82,7 +82,8 @@ def train_many(
         UsageError: as for `train`.
         DivergedError: as for `train`; the others are finished first.
     """
-    where = resolve_device(device)
+    runs_lm = any(config.live or config.runs_model for config in configs.values())
+    where = device_beside(lm if runs_lm else None, device)
     together = together or Together()
     with ExitStack() as locks:
         missing = []

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saelab.config import UsageError
-from saelab.lm.load import own_device, resolve_device
+from saelab.lm.load import device_beside, own_device, resolve_device
 
 
 @pytest.fixture
@@ -40,3 +40,12 @@ def test_a_numbered_gpu_is_made_current_and_another_device_changes_nothing(two_g
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(UsageError, match=r"'cuda:99' is not available"):
         resolve_device("cuda:99")
+
+
+def test_what_runs_a_model_is_where_the_model_is(random_lm, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_beside(None, "auto") == torch.device("cuda")
+    for asked in ("auto", "cpu"):
+        assert device_beside(random_lm, asked) == torch.device("cpu")
+    with pytest.raises(UsageError, match="The model is on cpu, not on meta; load it there"):
+        device_beside(random_lm, "meta")
