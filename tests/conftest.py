@@ -302,6 +302,12 @@ def mlp_run(mlp_store, tmp_path_factory):
     return train(config, out=tmp_path_factory.mktemp("runs") / "transcoder")
 
 
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """As on a machine without a GPU, for tests that take steps on the CPU themselves."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
 def small_config(store, **changes):
     """A configuration for `small_store` that trains in a second."""
     from saelab.training.config import TrainConfig

@@ -105,12 +105,12 @@ def test_norms_go_into_codes_and_what_each_latent_adds_stays(variant):
 def averaged_run(small_store, tmp_path_factory):
     sae = {"variant": "batch-topk", "d_sae": 32, "k": 4}
     config = small_config(small_store, sae=sae, ema=0.9, keep_at=(2000,))
-    return train(config, out=tmp_path_factory.mktemp("average") / "run")
+    return train(config, out=tmp_path_factory.mktemp("average") / "run", device="cpu")
 
 
 def test_averaging_changes_nothing_of_the_training(averaged_run, small_store, tmp_path):
     options = averaged_run.config.model_copy(update={"ema": None, "keep_at": ()})
-    plain = train(options, out=tmp_path / "plain")
+    plain = train(options, out=tmp_path / "plain", device="cpu")
     for name, value in plain.load_sae().state_dict().items():
         assert torch.equal(value, averaged_run.load_sae().state_dict()[name]), name
     assert not (plain.path / AVERAGED).exists()

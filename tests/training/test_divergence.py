@@ -57,6 +57,7 @@ def test_training_end_to_end_stops_too(small_store, random_lm, tmp_path):
         train(config, out=tmp_path / "run", lm=random_lm)
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_no_checkpoint_of_weights_that_diverged_is_written(small_store, tmp_path):
     """The rate grows by .8 a step, and a checkpoint is due after every one."""
     out = tmp_path / "run"

@@ -20,6 +20,8 @@ from saelab.training.run import Run
 from saelab.training.run_paths import kept_at
 from saelab.training.schedule import learning_rate
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 STEADY = {"decay_fraction": 0.0, "warmup_steps": 3, "dead_after": 500}
 """What n_tokens decides, given: then a run does not look ahead to its end."""
 

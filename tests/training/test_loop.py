@@ -160,6 +160,7 @@ def test_bad_options_write_nothing(small_store, tmp_path, changes, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("on_cpu")
 def test_metrics_after_the_checkpoint_are_cut_when_a_run_resumes(small_store, tmp_path):
     out = tmp_path / "run"
     config = small_config(small_store)

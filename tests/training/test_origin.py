@@ -23,6 +23,8 @@ from saelab.training.source import Source
 from saelab.training.state import TrainingState
 from saelab.training.sweep import read_sweep
 
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
 SITE = "blocks.0.hook_resid_post"
 BY_GRADIENT = [
     name

@@ -69,7 +69,7 @@ def test_what_is_read_does_not_depend_on_the_file_any_more(tmp_path):
         ({"a": {"b": torch.zeros(2)}}, "'a' names a dict"),
         ({"a": 3}, "'a' names a int"),
         ({3: torch.zeros(2)}, "3 names a Tensor"),
-        ({"a": torch.zeros(2).to_sparse()}, "'a' names a Tensor that is not plain"),
+        ({"a": torch.zeros(2).to_sparse()}, "not plain"),  # Not every torch reads it at all.
         ({"a": torch.zeros(2, device="meta")}, "'a' names a Tensor that is not plain"),
         ({"a": bytearray(10)}, "'a' names a bytearray"),
     ],
