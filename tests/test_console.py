@@ -83,8 +83,9 @@ def test_a_time_to_wait_is_in_the_unit_a_person_would_choose(seconds, text):
     assert duration(seconds) == text
 
 
-def test_what_an_earlier_process_did_says_nothing_about_the_speed_of_this_one():
-    bar = Bar("Harvest", 100, "tokens", done=90, before=90, _started=time.monotonic() - 10)
+def test_what_an_earlier_process_did_says_nothing_about_the_speed_of_this_one(monkeypatch):
+    bar = Bar("Harvest", 100, "tokens", done=90, before=90)
+    monkeypatch.setattr(time, "monotonic", lambda: bar._started + 10)
     bar.advance(5)
     assert "(0.5 tokens/s, 10 s left)" in bar._line("")
 
