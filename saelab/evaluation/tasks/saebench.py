@@ -10,7 +10,6 @@ import statistics
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from saelab.evaluation.tasks.letters import LETTERS, LETTERS_SAEBENCH
 from saelab.evaluation.tasks.saebench_changes import CHANGES, Values
 from saelab.evaluation.tasks.sparse_probing import KS, ProbedTask
 from saelab.files import atomic_write_json, make_directory
+from saelab.provenance import commit, version_of
 from saelab.sites import Site
 from saelab.training.run import Run
 
@@ -100,7 +100,7 @@ def _whole(
         "datetime_epoch_millis": int(time.time() * 1000),
         "eval_result_metrics": metrics,
         "eval_result_details": details,
-        "sae_bench_commit_hash": f"saelab {version('saelab')}",
+        "sae_bench_commit_hash": f"saelab {version_of('saelab') or commit()}",
         "sae_lens_id": RELEASE_ID,
         "sae_lens_release_id": run.name,
         "sae_lens_version": None,
