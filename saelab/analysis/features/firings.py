@@ -275,10 +275,7 @@ def chance(
 def _mixed_events(
     latent: Int[ndarray, " event"], row: Int[ndarray, " event"]
 ) -> UInt64[ndarray, " event"]:
-    events = latent.astype(np.uint64)
-    events <<= np.uint64(40)
-    events ^= row.astype(np.uint64)
-    return _mix(events)
+    return _mix(latent.astype(np.uint64) << np.uint64(40) ^ row.astype(np.uint64))
 
 
 def _lots(mixed: UInt64[ndarray, " event"], seed: int, purpose: Lot) -> UInt32[ndarray, " event"]:

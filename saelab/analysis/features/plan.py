@@ -30,6 +30,9 @@ LOOKED_UP = 4
 """Bytes of each firing in memory: the latents of every row."""
 WORKED_ON = 256
 """Bytes of each firing that a core works on, measured."""
+EVIDENCE_SECONDS, AT_BEST = 3e-7, 6
+"""A core's seconds for each firing's evidence, and how many times faster many cores are, measured:
+an H200's machine, 16 cores."""
 RESULTS, EXAMPLE_BYTES, OTHER_BYTES = 3, 14, 512
 """The results are in memory as parts, joined, and as the file; OTHER_BYTES: logits, neighbours and
 figures of a latent."""
@@ -45,7 +48,7 @@ def features_plan(
     options: FeatureOptions,
     latents: Sequence[int] = (),
 ) -> Plan:
-    """The plan: memory and disk from shapes and the run's L0, time from a few positions.
+    """The plan: memory and disk from shapes and the run's L0, time from both and a few positions.
 
     With `latents`, of evidence of these alone.
     """
@@ -72,7 +75,7 @@ def features_plan(
         lm.device,
         (own if cuda else max(own, evidence)) + AT_REST,
         "lower --n-tokens or --batch-size, or of a wide SAE --n-examples",
-        n_tokens * seconds,
+        n_tokens * seconds + firings * EVIDENCE_SECONDS / min(WORKERS, AT_BEST),
         FIRING_BYTES * (firings + n_tokens * (0 if latents else options.near_miss_ranks)),
         run.path,
         beside=evidence + AT_REST if cuda else 0,

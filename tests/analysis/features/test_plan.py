@@ -5,7 +5,7 @@ import torch
 from stand_in import answer_as
 
 from saelab.analysis.features import FeatureOptions, plan
-from saelab.analysis.features.plan import TRIED_POSITIONS, features_plan
+from saelab.analysis.features.plan import FIRING_BYTES, TRIED_POSITIONS, features_plan
 from saelab.host.text import corpus_of
 
 HUGE = 10**9
@@ -61,3 +61,13 @@ def test_one_latents_firings_are_counted_whole(planned, small_run, monkeypatch):
     every = found[d_sae]
     assert every / d_sae < found[1] < found[2] <= 2 * found[1]
     assert found[2] < every
+
+
+def test_evidence_takes_its_time_too(planned, monkeypatch):
+    monkeypatch.setattr(plan, "WORKERS", 4)
+    monkeypatch.setattr(plan, "EVIDENCE_SECONDS", float(HUGE))
+    seconds, disk = planned().seconds, planned().disk
+    monkeypatch.setattr(plan, "WORKERS", 1)
+    assert seconds is not None
+    assert planned().seconds == pytest.approx(4 * seconds)
+    assert seconds * 4 / HUGE <= disk / FIRING_BYTES
