@@ -31,8 +31,9 @@ function inHand(canvas) {
   const old = canvas.sheet
   const held = canvas.getRootNode().activeElement
   if (!old?.contains(held)) return null
-  const name = (element) => element.ariaLabel ?? element.textContent
-  const alike = () => [...canvas.sheet.querySelectorAll(held.localName)].filter((other) => name(other) === name(held))
+  const called = (element) => element.ariaLabel ?? element.textContent
+  const same = (other) => called(other) === called(held)
+  const alike = () => [...canvas.sheet.querySelectorAll(held.localName)].filter(same)
   const at = alike().indexOf(held)
   return () => {
     if (String(old.names) === String(canvas.sheet.names)) alike()[at]?.focus({ preventScroll: true })
