@@ -137,9 +137,10 @@ def device_beside(lm: ActivationSource | None, device: str | torch.device) -> to
     """
     if lm is None:
         return resolve_device(device)
-    own = torch.empty(0, device=lm.device).device
-    where = own if str(device) == "auto" else resolve_device(device)
-    if torch.empty(0, device=where).device != own:
+    # Of several GPUs, one that is not numbered is the model's.
+    own = lm.device
+    where = resolve_device(own if str(device) in ("auto", own.type) else device)
+    if where != own:
         raise UsageError(
             f"The model is on {own}, not on {where}; load it there, or leave out the device."
         )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from stand_in import answer_as
 
 from saelab.config import UsageError
 from saelab.lm.load import device_beside, own_device, resolve_device
@@ -40,6 +41,25 @@ def test_a_numbered_gpu_is_made_current_and_another_device_changes_nothing(two_g
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(UsageError, match=r"'cuda:99' is not available"):
         resolve_device("cuda:99")
+
+
+class OnSecond:
+    """A model on the second GPU."""
+
+    device = torch.device("cuda", 1)
+
+
+@pytest.fixture
+def on_second(random_lm):
+    lm = OnSecond()
+    answer_as(lm, random_lm)
+    return lm
+
+
+@pytest.mark.parametrize("asked", ["auto", "cuda", "cuda:1"])
+def test_the_gpu_of_a_given_model_is_made_current(two_gpus, on_second, asked):
+    assert device_beside(on_second, asked) == torch.device("cuda", 1)
+    assert two_gpus == [1]
 
 
 def test_what_runs_a_model_is_where_the_model_is(random_lm, monkeypatch):
